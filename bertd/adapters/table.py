@@ -1,0 +1,57 @@
+"""The table of folded adapters: one row per slot, growing without ever moving.
+
+Address space for every slot is reserved once; the kernel backs only what was written, so a table
+for thousands of adapters costs what its adapters cost. A batch that runs reads rows by slot number
+while others are written: rows never move, and a slot is freed only after its last reader.
+"""
+
+import mmap
+
+import torch
+
+from bertd import errors, families
+from bertd.model import encoder
+
+RESERVED_BYTES = 64 << 30  # of address space, not of memory
+SLOTS_MAX = 1 << 20
+_MAP_NORESERVE = 0x4000  # Linux; Python names it only since 3.13
+
+
+class BiasTable:
+    """Folded biases of all slots of one revision; slot 0 is the base alone.
+
+    Args:
+        shape: the encoder's shape.
+        dtype: of the rows: the encoder's own.
+        slots: rows to reserve; by default as many as fit `RESERVED_BYTES`.
+    """
+
+    def __init__(
+        self, shape: families.EncoderShape, dtype: torch.dtype, slots: int | None = None
+    ) -> None:
+        self._width = encoder.row_width(shape)
+        self.slot_bytes = (shape.layers * self._width + shape.hidden) * dtype.itemsize
+        self.slots = slots or min(SLOTS_MAX, RESERVED_BYTES // self.slot_bytes)
+        values = _reserve(self.slots * self.slot_bytes, dtype).view(self.slots, -1)
+        self.rows_SLW = values[:, : shape.layers * self._width].unflatten(1, (shape.layers, -1))
+        self.tail_SD = values[:, shape.layers * self._width :]
+
+    def write(self, slot: int, rows_LW: torch.Tensor, tail_D: torch.Tensor) -> None:
+        """Puts one folded adapter into `slot`; no batch may be reading that slot.
+
+        Raises:
+            Temporary: `slot` lies beyond the reserved table.
+        """
+        if not 0 <= slot < self.slots:
+            raise errors.Temporary(
+                f"the adapter table has {self.slots} slots, and all are taken",
+                reason="AdapterTableFull",
+                hint="spread the adapters over several Models of the same base",
+            )
+        self.rows_SLW[slot].copy_(rows_LW)
+        self.tail_SD[slot].copy_(tail_D)
+
+
+def _reserve(size_bytes: int, dtype: torch.dtype) -> torch.Tensor:
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+    return torch.frombuffer(mmap.mmap(-1, size_bytes, flags=flags), dtype=dtype)

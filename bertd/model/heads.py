@@ -1,0 +1,133 @@
+"""What is computed on top of hidden states: pooling and classification heads.
+
+Heads belong to adapters, so one batch may need many, with different label counts. Rows are pooled
+together, run through their heads' dense parts, and the last products are batched per label count.
+Heads compute in fp32 whatever the encoder's precision.
+
+Shapes: B rows of the batch, n rows of one call here, T tokens, D hidden width, C labels.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from bertd.model import packing
+
+DENSE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "dense-tanh": torch.tanh,
+    "dense-gelu": F.gelu,
+    "dense-relu": F.relu,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dense:
+    """A linear layer in fp32: `weight` [out, in], `bias` [out]."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """[..., in] -> [..., out]."""
+        return F.linear(x, self.weight, self.bias)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """A classifier over one of the inputs `cls`, `pooler`, `mean`, `token`.
+
+    `pooler` is set where the input is `pooler`; `dense` where the kind has one (see `DENSE`).
+    """
+
+    kind: str
+    input: str
+    out: Dense
+    dense: Dense | None = None
+    pooler: Dense | None = None
+
+    def features(self, x_nD: torch.Tensor) -> torch.Tensor:
+        """Everything before the last product: pooler, dense part and activation."""
+        if self.pooler is not None:
+            x_nD = torch.tanh(self.pooler(x_nD))
+        if self.dense is not None:
+            x_nD = DENSE[self.kind](self.dense(x_nD))
+        return x_nD
+
+
+def pool(hidden_TD: torch.Tensor, batch: packing.PackedBatch, mode: str) -> torch.Tensor:
+    """One fp32 vector per row [B, D]: `mean` or `max` over its tokens, or `cls`, its first token."""
+    if mode in ("cls", "pooler"):
+        return hidden_TD.index_select(0, batch.starts_B).float()
+    reduce = torch.mean if mode == "mean" else torch.amax
+    parts = [
+        reduce(hidden_TD[g.start : g.stop].float().view(g.rows, g.length, -1), dim=1)
+        for g in batch.groups
+    ]
+    return torch.cat(parts)
+
+
+def classify(
+    hidden_TD: torch.Tensor, batch: packing.PackedBatch, rows: Sequence[int], heads: Sequence[Head]
+) -> list[torch.Tensor]:
+    """Logits of `rows` (indices into the batch), each through its own head.
+
+    Returns one fp32 tensor a row: [C] for sequence heads, [tokens, C] for `token` heads.
+    """
+    logits: list[torch.Tensor] = [torch.empty(0)] * len(rows)
+    by_input: dict[str, list[int]] = defaultdict(list)
+    for place, head in enumerate(heads):
+        by_input[head.input].append(place)
+    for kind, places in by_input.items():
+        chosen = [heads[p] for p in places]
+        if kind == "token":
+            results = _tag(hidden_TD, batch, [rows[p] for p in places], chosen)
+        else:
+            x_nD = pool(hidden_TD, batch, kind)[[rows[p] for p in places]]
+            results = _sequence_logits(x_nD, chosen)
+        for place, result in zip(places, results, strict=True):
+            logits[place] = result
+    return logits
+
+
+def _sequence_logits(x_nD: torch.Tensor, heads: Sequence[Head]) -> list[torch.Tensor]:
+    """One product per label count, whatever the number of different heads."""
+    x_nD = _features(x_nD, heads)
+    results: list[torch.Tensor] = [torch.empty(0)] * len(heads)
+    by_labels: dict[int, list[int]] = defaultdict(list)
+    for place, head in enumerate(heads):
+        by_labels[head.out.bias.numel()].append(place)
+    for places in by_labels.values():
+        w_nCD = torch.stack([heads[p].out.weight for p in places])
+        b_nC = torch.stack([heads[p].out.bias for p in places])
+        logits_nC = torch.baddbmm(b_nC.unsqueeze(2), w_nCD, x_nD[places].unsqueeze(2)).squeeze(2)
+        for place, row in zip(places, logits_nC, strict=True):
+            results[place] = row
+    return results
+
+
+def _features(x_nD: torch.Tensor, heads: Sequence[Head]) -> torch.Tensor:
+    """Runs the parts before the last product once per distinct head that has any."""
+    by_head: dict[int, list[int]] = defaultdict(list)
+    for place, head in enumerate(heads):
+        if head.pooler is not None or head.dense is not None:
+            by_head[id(head)].append(place)
+    if not by_head:
+        return x_nD
+    features_nD = x_nD.clone()
+    for places in by_head.values():
+        features_nD[places] = heads[places[0]].features(x_nD[places])
+    return features_nD
+
+
+def _tag(
+    hidden_TD: torch.Tensor, batch: packing.PackedBatch, rows: Sequence[int], heads: Sequence[Head]
+) -> list[torch.Tensor]:
+    starts = batch.starts_B.tolist()
+    spans = [slice(starts[r], starts[r] + batch.lengths_B[r]) for r in rows]
+    return [
+        head.out(head.features(hidden_TD[span].float()))
+        for span, head in zip(spans, heads, strict=True)
+    ]
