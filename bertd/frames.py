@@ -88,7 +88,7 @@ class Failure:
     message: str
 
 
-def decode_header(data: bytes | memoryview) -> Header:
+def decode_header(data: bytes | bytearray | memoryview) -> Header:
     """Reads a frame's header.
 
     Raises:
@@ -141,11 +141,10 @@ def decode_result(header: Header, body: memoryview) -> Result:
     (seconds,) = struct.unpack_from("<d", body)
     shapes = np.frombuffer(body, np.int32, 2 * header.rows, offset=8).reshape(-1, 2)
     floats = np.frombuffer(body, np.float32, header.values, offset=8 + shapes.nbytes).copy()
-    ends = np.cumsum(shapes[:, 0] * shapes[:, 1])
-    vectors = [
-        part.reshape(shape)
-        for part, shape in zip(np.split(floats, ends[:-1]), shapes, strict=True)
-    ]
+    vectors, start = [], 0
+    for n, width in shapes.tolist():
+        vectors.append(floats[start : start + n * width].reshape(n, width))
+        start += n * width
     return Result(id=header.id, seconds=seconds, vectors=vectors)
 
 

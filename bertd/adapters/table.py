@@ -33,7 +33,8 @@ class BiasTable:
         self.slot_bytes = (shape.layers * self._width + shape.hidden) * dtype.itemsize
         self.slots = slots or min(SLOTS_MAX, RESERVED_BYTES // self.slot_bytes)
         values = _reserve(self.slots * self.slot_bytes, dtype).view(self.slots, -1)
-        self.rows_SLW = values[:, : shape.layers * self._width].unflatten(1, (shape.layers, -1))
+        layered = values[:, : shape.layers * self._width]
+        self.rows_SLW = layered.view(self.slots, shape.layers, self._width)
         self.tail_SD = values[:, shape.layers * self._width :]
 
     def write(self, slot: int, rows_LW: torch.Tensor, tail_D: torch.Tensor) -> None:

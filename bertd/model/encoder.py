@@ -134,7 +134,7 @@ class Encoder:
         self, layer: Layer, x_TD: torch.Tensor, bias_iW: torch.Tensor, batch: packing.PackedBatch
     ) -> torch.Tensor:
         sites = self._sites
-        q_TD, k_TD, v_TD = F.linear(x_TD, layer.qkv_w).split(self.shape.hidden, dim=1)
+        q_TD, k_TD, v_TD = F.linear(x_TD, layer.qkv_w).chunk(3, dim=1)
         context_TD = self._attend(q_TD + bias_iW[:, sites.query], k_TD, v_TD, batch)
         y_TD = F.linear(context_TD, layer.output_w)
         y_TD += x_TD

@@ -1,0 +1,196 @@
+"""The daemon: puts the front's rooms together, runs them, and takes them down in order.
+
+Start-up order: state lock, store, workers' dispatcher, reconciler, listeners, metrics. It serves
+as soon as the listeners are bound; models become ready one by one, and health tells which.
+"""
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from concurrent import futures
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+import grpc.aio
+import prometheus_client
+import structlog
+import uvloop
+
+from bertd import addresses, errors, metrics
+from bertd.reconcile import controller, resolving
+from bertd.runtime import cores, dispatcher, router
+from bertd.serving import admin, guard, health, inference, server, sockets
+from bertd.store import blobs, lock, objects
+
+log = structlog.get_logger()
+
+STOP_GRACE_S = 5.0
+EXIT_CONFLICT = 4
+EXIT_INVALID = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What `bertd serve` was told. Addresses are `HOST:PORT`, `unix:/PATH`, or "" for none."""
+
+    state_dir: Path
+    listen: tuple[str, ...]
+    admin: str
+    metrics: str = ""
+    health: str = ""
+    lanes: int = 0  # batches that run at once; 0: one for each usable core
+    log_format: str = "auto"  # console on a terminal, else json
+    reflection: bool = False  # on the data port; the admin socket always has it
+
+
+def main(options: Options) -> int:
+    """Runs the daemon until SIGTERM or SIGINT; returns the process's exit code."""
+    _configure_log(options.log_format)
+    try:
+        uvloop.run(_run(options))
+    except errors.Conflict as error:
+        return _refuse(error, EXIT_CONFLICT)
+    except errors.Error as error:
+        return _refuse(error, EXIT_INVALID)
+    return 0
+
+
+async def _run(options: Options) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, functools.partial(_stop, stopping))
+    with lock.StateLock(options.state_dir):
+        async with _serving(options):
+            await stopping.wait()
+            log.info("stopping")
+
+
+def _stop(stopping: asyncio.Event) -> None:
+    """The first signal stops in order, the second at once."""
+    if stopping.is_set():
+        os._exit(1)
+    stopping.set()
+
+
+@contextlib.asynccontextmanager
+async def _serving(options: Options) -> AsyncIterator[None]:
+    registry = prometheus_client.CollectorRegistry()
+    series = metrics.Metrics(registry)
+    states = health.Health()
+    routes = router.Router()
+    with (
+        objects.Objects(options.state_dir / "objects.sqlite") as store,
+        futures.ThreadPoolExecutor(1, thread_name_prefix="tokenise") as executor,
+    ):
+        control = controller.Controller(
+            objects=store,
+            resolver=resolving.Resolver(blobs.Blobs(options.state_dir / "blobs")),
+            device=dispatcher.Dispatcher(options.lanes or cores.usable(), monotonic),
+            router=routes,
+            metrics=series,
+            on_health=functools.partial(_tell, states),
+        )
+        edge = inference.Inference(routes, executor=executor)
+        guarded = guard.Guard(metrics=series)
+        # Taken down in reverse: listeners go while workers still answer what is in flight.
+        async with (
+            control.running(),
+            _listening(options, guarded, edge, states, admin.Admin(control)),
+        ):
+            with _exporting(options.metrics, registry):
+                yield
+            states.drain()
+
+
+def _tell(states: health.Health, name: str, serving: bool | None) -> None:
+    """Health follows what serves; the empty name stands for `ready`."""
+    if serving is None:
+        states.forget(name)
+        return
+    states.set(name, serving)
+    if name == "ready":
+        states.set("", serving)
+
+
+@contextlib.asynccontextmanager
+async def _listening(
+    options: Options,
+    guarded: guard.Guard,
+    edge: inference.Inference,
+    states: health.Health,
+    owner: admin.Admin,
+) -> AsyncIterator[None]:
+    data = server.data_server(
+        guarded, inference=edge, health=states, is_reflecting=options.reflection
+    )
+    private = server.admin_server(guarded, inference=edge, health=states, admin=owner)
+    probes = server.health_server(guarded, health=states)
+    targets = [
+        *((data, address) for address in options.listen),
+        (private, options.admin),
+        *([(probes, options.health)] if options.health else []),
+    ]
+    async with contextlib.AsyncExitStack() as stack:
+        for each, address in targets:
+            listener = stack.enter_context(sockets.bind(each, addresses.target(address)))
+            log.info("listening", address=listener.address)
+        running: list[grpc.aio.Server] = list({id(each): each for each, _ in targets}.values())
+        for each in running:
+            await each.start()
+        try:
+            yield
+        finally:
+            await asyncio.gather(*(each.stop(STOP_GRACE_S) for each in running))
+
+
+@contextlib.contextmanager
+def _exporting(address: str, registry: prometheus_client.CollectorRegistry) -> Iterator[None]:
+    if not address:
+        yield
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        exporter, thread = prometheus_client.start_http_server(int(port), host, registry)
+    except (OSError, ValueError) as error:
+        raise errors.Conflict(
+            f"cannot export metrics on '{address}': {error}", hint="choose another with --metrics"
+        ) from None
+    log.info("metrics", url=f"http://{host}:{exporter.server_port}/metrics")
+    try:
+        yield
+    finally:
+        exporter.shutdown()
+        exporter.server_close()
+        thread.join()
+
+
+def _configure_log(log_format: str) -> None:
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def _refuse(error: errors.Error, code: int) -> int:
+    sys.stderr.write(f"error: {error.message}\n")
+    if error.hint:
+        sys.stderr.write(f"hint: {error.hint}\n")
+    return code

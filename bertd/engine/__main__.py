@@ -1,0 +1,45 @@
+"""`python -m bertd.engine --control FD --lanes FD,FD`: started by the front, never by hand."""
+
+import argparse
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+
+from bertd.engine import worker
+
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    """Serves one revision until the front closes the control socket or dies."""
+    options = _options()
+    _die_with(options.parent)
+    logging.basicConfig(level=logging.INFO, format="worker %(process)d: %(message)s")
+    lanes = [socket.socket(fileno=int(fd)) for fd in options.lanes.split(",")]
+    worker.Worker(socket.socket(fileno=options.control), lanes).serve()
+    sys.stderr.flush()
+    os._exit(0)  # lanes may be inside a batch that nobody waits for any more
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bertd.engine")
+    parser.add_argument("--control", type=int, required=True)
+    parser.add_argument("--lanes", required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    return parser.parse_args()
+
+
+def _die_with(parent: int) -> None:
+    """Asks the kernel to end this process with the front, and ends it if the front has gone."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C and systemd signal whole groups
+        signal.signal(number, signal.SIG_IGN)
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

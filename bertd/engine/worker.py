@@ -1,0 +1,153 @@
+"""The worker process: a control loop on the main thread, one thread per lane.
+
+The front connects one socket for control and one per lane. A lane blocks on its socket, runs a
+batch, answers, and blocks again: it holds no queue, so nothing but the batch it runs is ever lost
+with it. The process ends when the control socket closes.
+"""
+
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bertd import errors, frames
+from bertd.adapters import bank as banks
+from bertd.checkpoint import adapter_file
+from bertd.engine import loading, runner
+
+log = logging.getLogger("bertd.engine")
+
+
+class Channel:
+    """Whole frames over a blocking socket; the receive buffer is reused and grows as needed."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._buffer = bytearray(1 << 16)
+
+    def receive(self) -> tuple[frames.Header, memoryview] | None:
+        """The next frame, its body valid until the next call; None when the front has gone."""
+        if not self._fill(frames.HEADER.size):
+            return None
+        header = frames.decode_header(self._buffer)
+        if header.body_bytes > len(self._buffer):
+            self._buffer = bytearray(header.body_bytes)
+        if not self._fill(header.body_bytes):
+            return None
+        return header, memoryview(self._buffer)[: header.body_bytes]
+
+    def send(self, frame: bytes) -> None:
+        """Sends one whole frame."""
+        self._socket.sendall(frame)
+
+    def _fill(self, size: int) -> bool:
+        view = memoryview(self._buffer)[:size]
+        while view:
+            received = self._socket.recv_into(view)
+            if not received:
+                return False
+            view = view[received:]
+        return True
+
+
+class Worker:
+    """Answers the front's control messages; owns the revision's runner once started."""
+
+    def __init__(self, control: socket.socket, lanes: list[socket.socket]) -> None:
+        self._control = Channel(control)
+        self._lanes = lanes
+        self._base: loading.LoadedBase | None = None
+        self._operations: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+            "start": self._start,
+            "load": self._load,
+            "free": self._free,
+            "ping": lambda _: {},
+        }
+
+    def serve(self) -> None:
+        """Handles control messages until the front closes the socket."""
+        while (frame := self._control.receive()) is not None:
+            header, body = frame
+            self._control.send(frames.encode_control(header.id, self._answer(body)))
+
+    def _answer(self, body: memoryview) -> dict[str, Any]:
+        message = frames.decode_control(body)
+        try:
+            return {"ok": self._operations[message["op"]](message)}
+        except errors.Error as error:
+            return {"error": _describe(error)}
+        except Exception as error:
+            log.exception("control operation failed")
+            kind = type(error).__name__
+            return {"error": {"kind": "Temporary", "message": kind, "reason": "WorkerError"}}
+
+    def _start(self, message: dict[str, Any]) -> dict[str, Any]:
+        files = {name: Path(path) for name, path in message["files"].items()}
+        self._base = loading.load_base(
+            files, precision=message["precision"], pooling=message["pooling"]
+        )
+        self._base.runner.warm_up()
+        for number, sock in enumerate(self._lanes):
+            lane = threading.Thread(
+                target=run_lane, args=(Channel(sock), self._base.runner), name=f"lane-{number}"
+            )
+            lane.daemon = True
+            lane.start()
+        return self._base.facts()
+
+    def _load(self, message: dict[str, Any]) -> dict[str, Any]:
+        base = self._started()
+        adapter = adapter_file.read(
+            Path(message["path"]), base.description.shape, base.description.has_pooler
+        )
+        adapter_file.check_base(
+            adapter.info, base.description.digest, base.description.tokenizer_digest
+        )
+        base.runner.bank.load(message["slot"], adapter)
+        return {"adapters": len(base.runner.bank)}
+
+    def _free(self, message: dict[str, Any]) -> dict[str, Any]:
+        if message["slot"] != banks.BASE_SLOT:
+            self._started().runner.bank.free(message["slot"])
+        return {}
+
+    def _started(self) -> loading.LoadedBase:
+        if self._base is None:
+            raise errors.Bug("the worker was given an adapter before its base")
+        return self._base
+
+
+def run_lane(channel: Channel, runner: runner.Runner) -> None:
+    """Runs batches one after the other until the front closes the socket.
+
+    torch keeps a thread count per thread, and only one that was read back stays, so every lane
+    sets and reads its own: one.
+    """
+    torch.set_num_threads(1)
+    torch.get_num_threads()
+    while (frame := channel.receive()) is not None:
+        header, body = frame
+        channel.send(_run(header, body, runner))
+
+
+def _run(header: frames.Header, body: memoryview, runner: runner.Runner) -> bytes:
+    """One answer frame for one batch frame; a failure concerns this batch alone."""
+    try:
+        return frames.encode_result(runner.run(frames.decode_batch(header, body)))
+    except Exception as error:
+        log.exception("a batch failed")
+        message = f"{type(error).__name__}: {error}"
+        return frames.encode_failure(frames.Failure(id=header.id, message=message))
+
+
+def _describe(error: errors.Error) -> dict[str, str]:
+    return {
+        "kind": type(error).__name__,
+        "message": error.message,
+        "hint": error.hint,
+        "reason": getattr(error, "reason", type(error).__name__),
+    }

@@ -1,0 +1,268 @@
+"""One revision: a base in a worker process, the adapters in its slots, the feeder of its lanes.
+
+A worker that dies is replaced by another with the same base and the same adapters in the same
+slots, and the rows that were in flight run again.
+"""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import structlog
+
+from bertd import errors, frames, metrics
+from bertd.runtime import calls, dispatcher, feeder, slots, worker
+from bertd.tokenization import tokenizer
+
+log = structlog.get_logger()
+
+RESTART_FIRST_S = 0.1
+RESTART_MAX_S = 30.0
+DRAIN_GRACE_S = 30.0
+DRAIN_POLL_S = 0.01
+
+
+class Process(Protocol):
+    """A worker, as a revision uses it; `worker.Worker` is the real one."""
+
+    lost: bool
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+
+    async def control(
+        self, operation: str, timeout_s: float = ..., **fields: Any
+    ) -> dict[str, Any]:
+        """Asks for something and waits for the reply."""
+
+    def tell(self, operation: str, **fields: Any) -> None:
+        """Asks for something whose reply nobody needs."""
+
+    def send(self, lane: int, frame: bytes) -> None:
+        """Gives one batch to an idle lane."""
+
+    async def close(self) -> None:
+        """Ends it."""
+
+
+Spawn = Callable[[int, worker.Listener], Awaitable[Process]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Build:
+    """What a worker is started from; another one means another revision."""
+
+    name: str
+    model: str
+    files: Mapping[str, Path]
+    precision: str
+    pooling: str
+
+
+def restart_delay_s(attempt: int) -> float:
+    """How long to wait before attempt 0, 1, 2, ... to replace a dead worker."""
+    return 0.0 if attempt == 0 else min(RESTART_MAX_S, RESTART_FIRST_S * 2.0 ** (attempt - 1))
+
+
+class Revision:
+    """Starts, watches and retires the worker of one `Build`.
+
+    Args:
+        build: what to run.
+        limits: batching and admission; replaced by `set_limits`.
+        device: the dispatcher whose permits it uses.
+        metrics: where batches, queues and restarts are recorded.
+        on_state: called after every change of `serving`.
+        clock: monotonic seconds.
+        spawn: starts a worker process with so many lanes.
+    """
+
+    def __init__(
+        self,
+        build: Build,
+        limits: feeder.Limits,
+        *,
+        device: dispatcher.Dispatcher,
+        metrics: metrics.Metrics,
+        on_state: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+        spawn: Spawn = worker.Worker.spawn,
+    ) -> None:
+        self.build = build
+        self.facts: dict[str, Any] = {}
+        self.entries: dict[str, slots.Entry] = {}
+        self._device = device
+        self._metrics = metrics
+        self._on_state = on_state
+        self._spawn = spawn
+        self._slots = slots.Slots(on_free=self._on_free)
+        self._feeder = feeder.Feeder(
+            build.model, limits, device=device, metrics=metrics, clock=clock, send=self._send
+        )
+        self._process: Process | None = None
+        self._changes = asyncio.Lock()  # one change of the process or its adapters at a time
+        self._restarting: asyncio.Task[None] | None = None
+        self._closed = False
+
+    @property
+    def serving(self) -> bool:
+        """Whether a worker is up and answers batches."""
+        return self._process is not None and not self._closed
+
+    @property
+    def worker_pid(self) -> int | None:
+        """The worker's process id while one is up."""
+        return self._process.pid if self._process else None
+
+    @property
+    def base(self) -> slots.Entry:
+        """The slot that answers for the base alone."""
+        return self._slots.base
+
+    # Calls.
+
+    async def run(
+        self,
+        rows: Sequence[tokenizer.Encoded],
+        entry: slots.Entry,
+        task: frames.Task,
+        deadline_s: float,
+    ) -> calls.Ran:
+        """Computes the rows of one call, all or none.
+
+        Raises:
+            Overloaded, TooLarge: not admitted; nothing was queued.
+            NotReady: the revision is going away.
+            Expired: the deadline passed before a row ran.
+            Poison, Bug: an input of this call cannot be computed.
+        """
+        if self._closed:
+            raise self._going_away()
+        return await self._feeder.run(rows, entry, task, deadline_s)
+
+    def set_limits(self, limits: feeder.Limits) -> None:
+        """Batching and admission from now on."""
+        self._feeder.limits = limits
+        self._device.pump()
+
+    # Life of the worker.
+
+    async def start(self) -> None:
+        """Starts and warms the worker; the revision serves when this returns.
+
+        Raises:
+            BadArtifact: the base cannot be served.
+            Temporary: the worker did not come up.
+        """
+        async with self._changes:
+            await self._launch()
+        self._device.add(self._feeder)
+        self._on_state()
+
+    async def close(self) -> None:
+        """Answers what is queued, then ends the worker; new calls are refused meanwhile."""
+        self._closed = True
+        for _ in range(round(DRAIN_GRACE_S / DRAIN_POLL_S)):
+            if self._feeder.is_empty or self._process is None:
+                break
+            await asyncio.sleep(DRAIN_POLL_S)
+        if self._restarting is not None:
+            self._restarting.cancel()
+        self._feeder.abandon(self._going_away())
+        if self._process is not None:
+            await self._process.close()
+            self._process = None
+        self._device.remove(self._feeder)
+
+    async def _launch(self) -> None:
+        process = await self._spawn(self._device.permits, self)
+        try:
+            self.facts = await process.control(
+                "start",
+                timeout_s=worker.START_TIMEOUT_S,
+                files={name: str(path) for name, path in self.build.files.items()},
+                precision=self.build.precision,
+                pooling=self.build.pooling,
+            )
+            for entry in self._slots.held():
+                await process.control("load", slot=entry.slot, path=str(entry.path))
+        except BaseException:
+            await process.close()
+            raise
+        self._process = process
+        self._feeder.open = True
+
+    async def _restart(self) -> None:
+        for attempt in itertools.count():
+            await asyncio.sleep(restart_delay_s(attempt))
+            try:
+                async with self._changes:
+                    await self._launch()
+                break
+            except errors.Error as error:
+                log.error("worker restart failed", model=self.build.model, error=str(error))
+        self._metrics.worker_restart(model=self.build.model)
+        log.warning("worker restarted", revision=self.build.name, pid=self.worker_pid)
+        self._on_state()
+        self._device.pump()
+
+    def on_result(self, lane: int, header: frames.Header, body: memoryview) -> None:
+        """A lane answered its batch."""
+        self._feeder.on_result(lane, header, body)
+
+    def on_lost(self) -> None:
+        """The worker died: its rows run again, in a new one."""
+        if self._process is None or not self._process.lost:
+            return  # it died while starting: whoever started it is told
+        self._process = None
+        batches = self._feeder.on_lost()
+        log.error("worker died", revision=self.build.name, batches=batches)
+        if not self._closed:
+            self._restarting = asyncio.get_running_loop().create_task(self._restart())
+        self._on_state()
+
+    def _send(self, lane: int, frame: bytes) -> None:
+        if self._process is not None:
+            self._process.send(lane, frame)
+
+    def _going_away(self) -> errors.NotReady:
+        return errors.NotReady(f"model '{self.build.model}' is going away")
+
+    # Adapters.
+
+    async def load_adapter(self, name: str, digest: str, path: Path) -> None:
+        """Loads an adapter, or replaces it: whoever found the old one still gets its answers.
+
+        Raises:
+            BadArtifact: the worker refused the file.
+            Temporary: the worker is restarting.
+        """
+        async with self._changes:
+            if self._process is None:
+                raise errors.Temporary("the worker is restarting", reason="WorkerRestarting")
+            entry = self._slots.take(digest, path)
+            await self._process.control("load", slot=entry.slot, path=str(path))
+        self.entries[name] = entry
+        self._record_table()
+
+    def unload_adapter(self, name: str) -> None:
+        """Forgets an adapter; its slot is free once nobody can read it any more."""
+        if self.entries.pop(name, None) is not None:
+            self._record_table()
+
+    def _on_free(self, slot: int) -> None:
+        if self._process is not None:
+            self._process.tell("free", slot=slot)
+
+    def _record_table(self) -> None:
+        adapters = len(self.entries)
+        self._metrics.adapter_table(
+            model=self.build.model,
+            adapters=adapters,
+            size_bytes=adapters * int(self.facts.get("slotBytes", 0)),
+        )

@@ -1,0 +1,63 @@
+"""Which adapter lies in which slot of a revision's table, for as long as anybody may read it.
+
+An `Entry` is held by the revision while its adapter is loaded, by every route that was found for
+it, and by every row queued or running on it. When the last of them lets go, the slot is free: no
+call ever reads a slot that was given to another adapter meanwhile.
+"""
+
+import asyncio
+import heapq
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+BASE_SLOT = 0
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
+class Entry:
+    """One adapter in a slot; `path` is None for the base's own slot."""
+
+    slot: int
+    digest: str
+    path: Path | None
+
+
+class Slots:
+    """Hands out slots and takes them back by itself.
+
+    Args:
+        on_free: called on the event loop with each slot that nobody can read any more.
+    """
+
+    def __init__(self, on_free: Callable[[int], None]) -> None:
+        self.base = Entry(BASE_SLOT, "", None)
+        self._on_free = on_free
+        self._next = BASE_SLOT + 1
+        self._free: list[int] = []
+        self._held: weakref.WeakSet[Entry] = weakref.WeakSet()
+
+    def take(self, digest: str, path: Path) -> Entry:
+        """A new entry in the lowest free slot; call it on the event loop."""
+        slot = heapq.heappop(self._free) if self._free else self._next
+        self._next = max(self._next, slot + 1)
+        entry = Entry(slot, digest, path)
+        self._held.add(entry)
+        loop = asyncio.get_running_loop()
+        weakref.finalize(entry, _free_on, loop, self._give_back, slot).atexit = False
+        return entry
+
+    def held(self) -> list[Entry]:
+        """Every entry that somebody may still read, the base's own left out."""
+        return list(self._held)
+
+    def _give_back(self, slot: int) -> None:
+        heapq.heappush(self._free, slot)
+        self._on_free(slot)
+
+
+def _free_on(loop: asyncio.AbstractEventLoop, give_back: Callable[[int], None], slot: int) -> None:
+    """The last reference may go in any thread, the tokenising one for example."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(give_back, slot)

@@ -1,0 +1,174 @@
+"""A worker that does what a test says, a clock that a test moves, and rows to send."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import prometheus_client
+
+from bertd import errors, frames, metrics
+from bertd.batching import batch
+from bertd.runtime import dispatcher, feeder, revision, slots, worker
+from bertd.tokenization import tokenizer
+
+LIMITS = batch.Limits(max_tokens=100, max_rows=10)
+
+
+class Clock:
+    """Seconds that only a test moves."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class FakeWorker:
+    """Records batches; answers, fails or dies when told."""
+
+    def __init__(self, listener: worker.Listener) -> None:
+        self.lost = False
+        self.pid = 4242
+        self.running: dict[int, frames.Batch] = {}
+        self.loaded: dict[int, str] = {}
+        self.told: list[tuple[str, dict[str, Any]]] = []
+        self.refuse: errors.Error | None = None
+        self._listener = listener
+
+    async def control(
+        self, operation: str, timeout_s: float = 0.0, **fields: Any
+    ) -> dict[str, Any]:
+        if self.refuse is not None:
+            raise self.refuse
+        if operation == "load":
+            self.loaded[fields["slot"]] = fields["path"]
+        return {"slotBytes": 100} if operation == "start" else {}
+
+    def tell(self, operation: str, **fields: Any) -> None:
+        self.told.append((operation, fields))
+        if operation == "free":
+            self.loaded.pop(fields["slot"], None)
+
+    def send(self, lane: int, frame: bytes) -> None:
+        view = memoryview(frame)
+        header = frames.decode_header(view)
+        self.running[lane] = frames.decode_batch(header, view[frames.HEADER.size :])
+
+    async def close(self) -> None:
+        self.lost = True
+
+    def finish(self, lane: int, rows: int | None = None) -> frames.Batch:
+        """Answers a batch: each row gets [its first token, its slot]; or only `rows` of them."""
+        done = self.running.pop(lane)
+        starts = np.cumsum(done.lengths_B) - done.lengths_B
+        vectors = [
+            np.array([done.ids_T[start], slot], np.float32)
+            for start, slot in zip(starts, done.slots_B, strict=True)
+        ]
+        self._deliver(
+            lane,
+            frames.encode_result(
+                frames.Result(id=done.id, seconds=0.001, vectors=vectors[:rows])
+            ),
+        )
+        return done
+
+    def fail(self, lane: int) -> frames.Batch:
+        """Answers a batch with a failure."""
+        done = self.running.pop(lane)
+        self._deliver(lane, frames.encode_failure(frames.Failure(id=done.id, message="boom")))
+        return done
+
+    def die(self) -> None:
+        """Ends without answering anything."""
+        self.lost = True
+        self._listener.on_lost()
+
+    def _deliver(self, lane: int, frame: bytes) -> None:
+        view = memoryview(frame)
+        header = frames.decode_header(view)
+        self._listener.on_result(lane, header, view[frames.HEADER.size :])
+
+
+class Bench:
+    """A started revision over fake workers."""
+
+    def __init__(self, lanes: int = 1, limits: batch.Limits = LIMITS) -> None:
+        self.clock = Clock()
+        self.workers: list[FakeWorker] = []
+        self.registry = prometheus_client.CollectorRegistry()
+        self.metrics = metrics.Metrics(self.registry)
+        self.device = dispatcher.Dispatcher(lanes, self.clock)
+        self.revision = self.another("m", limits)
+
+    def another(self, model: str, limits: batch.Limits = LIMITS) -> revision.Revision:
+        """One more revision on the same device."""
+        return revision.Revision(
+            revision.Build(
+                name=f"{model}-1", model=model, files={}, precision="fp32", pooling="mean"
+            ),
+            feeder.Limits(batch=limits, max_queue_delay_s=60.0),
+            device=self.device,
+            metrics=self.metrics,
+            clock=self.clock,
+            spawn=self._spawn,
+        )
+
+    @property
+    def process(self) -> FakeWorker:
+        """The youngest worker."""
+        return self.workers[-1]
+
+    async def _spawn(self, lanes: int, listener: worker.Listener) -> FakeWorker:
+        self.workers.append(FakeWorker(listener))
+        return self.workers[-1]
+
+    async def load(self, name: str, digest: str = "d") -> slots.Entry:
+        """Loads an adapter and returns its entry."""
+        await self.revision.load_adapter(name, digest, Path(f"/{digest}"))
+        return self.revision.entries[name]
+
+    def call(
+        self,
+        *tokens: int,
+        entry: slots.Entry | None = None,
+        deadline_s: float = 10.0,
+        length: int = 4,
+        target: revision.Revision | None = None,
+    ) -> asyncio.Task[Any]:
+        """Starts a call with one row per given first token."""
+        chosen = target or self.revision
+        rows = [
+            tokenizer.Encoded(np.full(length, token, np.int32), np.zeros(length, np.uint8))
+            for token in tokens
+        ]
+        coroutine = chosen.run(
+            rows, entry or chosen.base, frames.Task.CLASSIFY, self.clock() + deadline_s
+        )
+        return asyncio.ensure_future(coroutine)
+
+    def counter(self, name: str, **labels: str) -> float:
+        """The value of a series, 0 where it does not exist."""
+        return self.registry.get_sample_value(name, labels) or 0.0
+
+
+async def turn() -> None:
+    """Lets every task that can run do so."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Turns the loop until something is true; the test's timeout bounds it."""
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+async def started(lanes: int = 1, limits: batch.Limits = LIMITS) -> Bench:
+    """A bench whose revision serves."""
+    bench = Bench(lanes, limits)
+    await bench.revision.start()
+    return bench
