@@ -35,23 +35,24 @@ Rooms, from the top; imports go downward only, and CI enforces it:
 public Python face; `bertd.bitfit` trains without a daemon.
 """
 
+import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bertd.client.aio import AsyncClient as AsyncClient
+    from bertd.client.failure import CallError as CallError
     from bertd.client.sync import Client as Client
 
-__all__ = ["AsyncClient", "Client"]
+__all__ = ["AsyncClient", "CallError", "Client"]
+_HOMES = {
+    "AsyncClient": "bertd.client.aio",
+    "CallError": "bertd.client.failure",
+    "Client": "bertd.client.sync",
+}
 
 
 def __getattr__(name: str) -> object:
     """Imports the clients on first use: `import bertd` costs nothing."""
-    if name == "Client":
-        from bertd.client.sync import Client
-
-        return Client
-    if name == "AsyncClient":
-        from bertd.client.aio import AsyncClient
-
-        return AsyncClient
-    raise AttributeError(f"module 'bertd' has no attribute '{name}'")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bertd' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)

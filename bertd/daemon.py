@@ -107,6 +107,7 @@ async def _serving(options: Options) -> AsyncIterator[None]:
             with _exporting(options.metrics, registry):
                 yield
             states.drain()
+            states.close()
 
 
 def _tell(states: health.Health, name: str, serving: bool | None) -> None:

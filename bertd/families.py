@@ -24,6 +24,7 @@ MAX_FFN: Final = 65_536
 MAX_VOCAB: Final = 2_000_000
 MAX_POSITIONS: Final = 65_536
 MAX_TOKEN_TYPES: Final = 64
+MAX_QUOTED_CHARACTERS: Final = 300
 
 # transformers fixes both numbers in its code, whatever the config says
 MPNET_BUCKETS: Final = 32
@@ -288,9 +289,10 @@ def did_you_mean(name: str, known: Mapping[str, object] | list[str]) -> str:
 
 def quote(value: object) -> str:
     """A bounded, always printable literal for a message."""
-    text = f"'{value}'" if isinstance(value, str) else _bounded_repr(value)
-    text = text.encode("ascii", "backslashreplace").decode("ascii")
-    return text if len(text) <= 80 else text[:77] + "..."
+    text = f"'{value[:MAX_QUOTED_CHARACTERS]}'" if isinstance(value, str) else _bounded_repr(value)
+    if not text.isprintable():
+        text = text.encode("unicode_escape").decode("ascii")
+    return text if len(text) <= MAX_QUOTED_CHARACTERS else text[: MAX_QUOTED_CHARACTERS - 3] + "..."
 
 
 def _head_names(dense: str, out: str) -> Mapping[str, str]:

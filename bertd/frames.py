@@ -129,7 +129,7 @@ def decode_batch(header: Header, body: memoryview) -> Batch:
 
 
 def encode_result(result: Result) -> bytes:
-    """One RESULT frame; a vector becomes a matrix of one row."""
+    """One RESULT frame; every vector is [n, values], a plain vector counts as one row."""
     shapes = np.array([(1, *v.shape)[-2:] for v in result.vectors], np.int32)
     floats = b"".join(np.ascontiguousarray(v, np.float32).tobytes() for v in result.vectors)
     body = struct.pack("<d", result.seconds) + shapes.tobytes() + floats

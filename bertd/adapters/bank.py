@@ -80,8 +80,7 @@ class Bank:
     ) -> None:
         bias = dict(self._base_bias)
         for name, offset in offsets.items():
-            delta = torch.tensor(offset)
-            bias[name] = bias[name] + delta if name in bias else delta
+            bias[name] = bias[name] + torch.tensor(offset)
         rows_LW, tail_D = fold.fold(self.shape, self._weight, bias)
         self.table.write(slot, rows_LW, tail_D)
         pooler = self._pooler(bias, tensors)
@@ -90,28 +89,23 @@ class Bank:
         )
 
     def _pooler(self, bias: Mapping[str, torch.Tensor], tensors: Arrays) -> heads.Dense | None:
-        if "pooler.weight" in tensors:
-            weight = torch.tensor(tensors["pooler.weight"])
-        elif self._has_pooler:
-            weight = self._weight("pooler.weight")
-        else:
-            return None
-        return heads.Dense(weight=weight, bias=bias.get("pooler.bias", weight.new_zeros(len(weight))))
+        """The base's own with the adapter's bias, or the one that the adapter brought along."""
+        if self._has_pooler:
+            return heads.Dense(weight=self._weight("pooler.weight"), bias=bias["pooler.bias"])
+        return _dense(tensors, "pooler") if "pooler.weight" in tensors else None
 
 
-def _head(
-    head: adapter_file.Head, tensors: Arrays, pooler: heads.Dense | None
-) -> heads.Head:
-    def dense(name: str) -> heads.Dense:
-        return heads.Dense(
-            weight=torch.tensor(tensors[f"{name}.weight"]),
-            bias=torch.tensor(tensors[f"{name}.bias"]),
-        )
-
+def _head(head: adapter_file.Head, tensors: Arrays, pooler: heads.Dense | None) -> heads.Head:
     return heads.Head(
         kind=head.kind,
         input=head.input,
-        out=dense("out"),
-        dense=dense("dense") if head.kind in heads.DENSE else None,
+        out=_dense(tensors, "out"),
+        dense=_dense(tensors, "dense") if head.kind in heads.DENSE else None,
         pooler=pooler if head.input == "pooler" else None,
+    )
+
+
+def _dense(tensors: Arrays, name: str) -> heads.Dense:
+    return heads.Dense(
+        weight=torch.tensor(tensors[f"{name}.weight"]), bias=torch.tensor(tensors[f"{name}.bias"])
     )

@@ -66,7 +66,7 @@ class Runner:
         scored = [row for row, task in enumerate(tasks) if task != frames.Task.EMBED]
         results = [*self._embed(hidden_TD, packed, embedded), *self._score(hidden_TD, packed, scored)]
         for row, result in zip((*embedded, *scored), results, strict=True):
-            vectors[row] = result.numpy()
+            vectors[row] = np.atleast_2d(result.numpy())
         return vectors
 
     def _embed(

@@ -320,15 +320,17 @@ class Controller:
         self, declared: parsing.Declared, parsed: parsing.Manifest
     ) -> views.ObjectDiff:
         (result,) = self._objects.apply_many([_wanted(declared)], dry_run=True)
-        before = None
+        before, after = None, writing.spec_to_dict(declared.spec)
         with contextlib.suppress(errors.NotFound):
             before = self._objects.get(declared.kind, declared.name).spec
         return views.ObjectDiff(
             kind=declared.kind,
             name=declared.name,
             action=result.action,
-            unified=diff.unified(before, writing.spec_to_dict(declared.spec), declared.name),
-            plan=await self._planned(declared, parsed) if declared.kind == "Model" else (),
+            unified=diff.unified(before, after, declared.name),
+            plan=await self._planned(declared, parsed)
+            if declared.kind == "Model"
+            else tuple(str(each) for each in diff.changes(before or {}, after)),
         )
 
     async def _planned(

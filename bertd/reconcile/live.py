@@ -229,12 +229,21 @@ class LiveModel:
         running = self._revisions[operation.revision]
         found = desired.adapters[operation.adapter]
         if isinstance(found, errors.Error):
-            raise found
+            found = self._held(operation, found)
         target = running.revision
         await target.load_adapter(operation.adapter, found.file.digest, found.file.path)
         running.adapters[operation.adapter] = found
         if running is self.serving and isinstance(operation, plan.ReplaceAdapter):
             self.publish({})
+
+    def _held(
+        self, operation: plan.LoadAdapter | plan.ReplaceAdapter, error: errors.Error
+    ) -> desire.Found:
+        """What serves now under this name and digest: its source may be gone, its blob is not."""
+        held = self.serving.adapters.get(operation.adapter) if self.serving else None
+        if held is None or held.file.digest != operation.digest:
+            raise error
+        return held
 
     def _unload(self, operation: plan.UnloadAdapter) -> None:
         running = self._revisions[operation.revision]

@@ -24,16 +24,17 @@ def of_adapter(info: adapter_file.AdapterInfo, declared: Declared) -> router.Out
     Raises:
         BadArtifact: the declaration names more, fewer or other labels than the file has.
     """
-    names = info.label_names
-    if declared.label_names is not None:
-        if len(declared.label_names) != len(names):
-            raise errors.BadArtifact(
-                f"`labelNames` has {len(declared.label_names)} names, but the adapter has "
-                f"{len(names)} outputs",
-                reason="LabelMismatch",
-            )
-        names = declared.label_names
-    thresholds = info.thresholds if declared.thresholds is None else declared.thresholds
+    names = info.label_names if declared.label_names is None else declared.label_names
+    if len(names) != len(info.label_names):
+        raise errors.BadArtifact(
+            f"`labelNames` has {len(names)} names, but the adapter has {len(info.label_names)} "
+            "outputs",
+            reason="LabelMismatch",
+        )
+    renamed = dict(zip(info.label_names, names, strict=True))
+    thresholds = declared.thresholds
+    if thresholds is None:
+        thresholds = {renamed[name]: value for name, value in info.thresholds.items()}
     _check_thresholds(thresholds, names)
     return router.Output(
         label_names=names,

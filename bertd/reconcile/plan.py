@@ -184,7 +184,6 @@ def plan_model(
     # A revision that serves comes first, so that it is preferred wherever several would do.
     revisions = sorted(revisions, key=lambda revision: (not revision.serving, revision.revision))
     serving = revisions[0] if revisions and revisions[0].serving else None
-    model = _keeping(model, serving)
     if model.base is None:
         if serving is not None:
             yield from _settle(model, serving)
@@ -195,7 +194,7 @@ def plan_model(
     if target is None:
         name = state.revision_name(model)
         yield StartRevision(model=model.name, revision=name, cause=cause)
-        yield from _adapters(model, name, {})
+        yield from _adapters(_keeping(model, model.base, serving), name, {})
     else:
         name = target.revision
         yield from _settle(model, target)
@@ -212,12 +211,22 @@ def text(operations: Sequence[Operation]) -> str:
     return "\n".join(str(operation) for operation in operations)
 
 
-def _keeping(model: state.DesiredModel, serving: state.ObservedModel | None) -> state.DesiredModel:
-    """The Model with each unresolved adapter standing for the content that serves now."""
-    held = {} if serving is None else serving.adapters
+def _keeping(
+    model: state.DesiredModel, base: state.ResolvedBase, serving: state.ObservedModel | None
+) -> state.DesiredModel:
+    """The Model with each unresolved adapter standing for what serves under its name now.
+
+    Another base makes that content worthless, so that it is kept on the same base only.
+    """
+    if serving is None or serving.reload_inputs.get("base") != base.digest:
+        return model
     adapters = (
-        dataclasses.replace(adapter, digest=held[adapter.name].digest)
-        if adapter.digest is None and adapter.name in held
+        dataclasses.replace(
+            adapter,
+            digest=serving.adapters[adapter.name].digest,
+            output=serving.adapters[adapter.name].output,
+        )
+        if adapter.digest is None and adapter.name in serving.adapters
         else adapter
         for adapter in model.adapters
     )
@@ -254,13 +263,13 @@ def _adapter(
     held: state.ObservedAdapter | None,
 ) -> LoadAdapter | ReplaceAdapter | UpdateOutput | None:
     name, digest = wanted.name, wanted.digest
+    if digest is None:
+        return None
     if held is None:
-        if digest is None:
-            return None
         return LoadAdapter(
             model=model, revision=revision, adapter=name, digest=digest, cause="new adapter"
         )
-    if digest is not None and digest != held.digest:
+    if digest != held.digest:
         cause = f"content was {_short(held.digest)}"
         return ReplaceAdapter(
             model=model, revision=revision, adapter=name, digest=digest, cause=cause

@@ -47,6 +47,7 @@ class Resolver:
     def __init__(self, store: blobs.Blobs) -> None:
         self._store = store
         self._seen: dict[Signature, str] = {}
+        self._described: dict[tuple[tuple[str, str], ...], checkpoint_files.Base] = {}
         self._proved: dict[tuple[str, str], adapter_file.AdapterInfo] = {}
 
     def base(self, declared: manifest_spec.Base) -> Base:
@@ -62,7 +63,9 @@ class Resolver:
         finally:
             sources.close(opened)
         files = {name: self._store.path(digest) for name, digest in digests.items()}
-        description = checkpoint_files.describe(files)
+        content = tuple(sorted(digests.items()))
+        description = self._described.get(content) or checkpoint_files.describe(files)
+        self._remember(self._described, content, description)
         if declared.digest not in (None, f"sha256:{description.digest}"):
             raise errors.BadArtifact(
                 f"`base.digest` pins {declared.digest}, but '{declared.source}' is "
@@ -84,18 +87,17 @@ class Resolver:
             digest = self._add(fd)
         finally:
             os.close(fd)
-        path = self._store.path(digest)
-        info = self._proved.get((digest, base.digest)) or self._prove(path, source, base)
-        adapter_file.check_base(info, base.digest, base.tokenizer_digest)
+        path, what = self._store.path(digest), f"'{source}'"
+        info = self._proved.get((digest, base.digest)) or self._prove(path, base, what)
+        adapter_file.check_base(info, base.digest, base.tokenizer_digest, what=what)
         self._remember(self._proved, (digest, base.digest), info)
         return Adapter(digest=digest, path=path, info=info)
 
     def _prove(
-        self, path: Path, source: str, base: checkpoint_files.Base
+        self, path: Path, base: checkpoint_files.Base, what: str
     ) -> adapter_file.AdapterInfo:
-        what = f"'{source}'"
         info = adapter_file.read_info(path, what=what)
-        adapter_file.check_base(info, base.digest, base.tokenizer_digest)
+        adapter_file.check_base(info, base.digest, base.tokenizer_digest, what=what)
         return adapter_file.read(path, base.shape, base.has_pooler, what=what).info
 
     def sweep(self, keep: set[str]) -> int:

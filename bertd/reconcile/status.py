@@ -7,10 +7,11 @@ from typing import Literal
 from bertd import errors
 from bertd.manifest import views
 
-READY = "Ready"
 RESOLVED = "ArtifactsResolved"
 LOADED = "Loaded"
-TYPES = (RESOLVED, LOADED, READY)
+READY = "Ready"
+PROGRESSING = "Progressing"  # False: nothing happens any more until a declaration or a file changes
+STEPS = (RESOLVED, LOADED, READY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,36 +57,40 @@ def ready(message: str) -> tuple[Observation, ...]:
         Observation(type=RESOLVED, status="True", reason="Resolved", message="all files are here"),
         Observation(type=LOADED, status="True", reason="Loaded", message="loaded and warm"),
         Observation(type=READY, status="True", reason="Serving", message=message),
+        Observation(type=PROGRESSING, status="False", reason="Complete", message="nothing to do"),
     )
 
 
 def pending(reason: str, message: str) -> tuple[Observation, ...]:
     """On its way; nothing is known to be wrong."""
-    return tuple(
-        Observation(
-            type=type_,
-            status="False" if type_ == READY else "Unknown",
-            reason=reason,
-            message=message,
-        )
-        for type_ in TYPES
+    waiting = [
+        Observation(type=step, status="Unknown", reason=reason, message=message)
+        for step in STEPS[:-1]
+    ]
+    return (
+        *waiting,
+        Observation(type=READY, status="False", reason=reason, message=message),
+        Observation(type=PROGRESSING, status="True", reason=reason, message=message),
     )
 
 
 def failed(at: str, error: errors.Error) -> tuple[Observation, ...]:
-    """`error` stopped the condition `at`; earlier ones held, later ones are unknown."""
+    """`error` stopped the step `at`: earlier ones held, later ones wait for it."""
     reason = getattr(error, "reason", type(error).__name__)
-    place = TYPES.index(at)
-    done = [
-        Observation(type=type_, status="True", reason=type_.removeprefix("Artifacts"), message="")
-        for type_ in TYPES[:place]
-    ]
-    later = [
-        Observation(type=type_, status="Unknown", reason="Blocked", message=f"waits for {at}")
-        for type_ in TYPES[place + 1 : -1]
-    ]
-    now = [
-        Observation(type=type_, status="False", reason=reason, message=str(error))
-        for type_ in {at, READY}
-    ]
-    return tuple(sorted((*done, *now, *later), key=lambda each: TYPES.index(each.type)))
+    return (*(_step(step, at, reason, str(error)) for step in STEPS), _progress(error))
+
+
+def _step(step: str, at: str, reason: str, message: str) -> Observation:
+    if step in (at, READY):
+        return Observation(type=step, status="False", reason=reason, message=message)
+    if STEPS.index(step) < STEPS.index(at):
+        return Observation(type=step, status="True", reason=step.removeprefix("Artifacts"), message="")
+    return Observation(type=step, status="Unknown", reason="Blocked", message=f"waits for {at}")
+
+
+def _progress(error: errors.Error) -> Observation:
+    if isinstance(error, errors.BadArtifact):
+        message = "nothing happens until the declaration or its files change"
+        return Observation(type=PROGRESSING, status="False", reason="Failed", message=message)
+    message = "the daemon tries again by itself"
+    return Observation(type=PROGRESSING, status="True", reason="Retrying", message=message)

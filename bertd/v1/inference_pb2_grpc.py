@@ -28,6 +28,10 @@ if _version_not_supported:
 class InferenceStub(object):
     """Every call names a Model and, optionally, one of its adapters. A call with many inputs is
     all-or-nothing: either every input is answered, in input order, or the call fails as a whole.
+
+    At most 1024 inputs and 4 MiB a call. A call without a deadline gets one of 10 s, and none is
+    longer than 300 s. Every failure carries google.rpc.ErrorInfo with domain "bertd.dev", and
+    UNAVAILABLE says when to ask again (grpc-retry-pushback-ms, google.rpc.RetryInfo).
     """
 
     def __init__(self, channel):
@@ -56,6 +60,10 @@ class InferenceStub(object):
 class InferenceServicer(object):
     """Every call names a Model and, optionally, one of its adapters. A call with many inputs is
     all-or-nothing: either every input is answered, in input order, or the call fails as a whole.
+
+    At most 1024 inputs and 4 MiB a call. A call without a deadline gets one of 10 s, and none is
+    longer than 300 s. Every failure carries google.rpc.ErrorInfo with domain "bertd.dev", and
+    UNAVAILABLE says when to ask again (grpc-retry-pushback-ms, google.rpc.RetryInfo).
     """
 
     def Classify(self, request, context):
@@ -108,6 +116,10 @@ def add_InferenceServicer_to_server(servicer, server):
 class Inference(object):
     """Every call names a Model and, optionally, one of its adapters. A call with many inputs is
     all-or-nothing: either every input is answered, in input order, or the call fails as a whole.
+
+    At most 1024 inputs and 4 MiB a call. A call without a deadline gets one of 10 s, and none is
+    longer than 300 s. Every failure carries google.rpc.ErrorInfo with domain "bertd.dev", and
+    UNAVAILABLE says when to ask again (grpc-retry-pushback-ms, google.rpc.RetryInfo).
     """
 
     @staticmethod

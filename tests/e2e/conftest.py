@@ -32,7 +32,7 @@ class Daemon:
     extra: tuple[str, ...] = field(default=())
 
     @property
-    def admin(self) -> str:
+    def socket(self) -> str:
         """The admin socket."""
         return str(self.folder / "admin.sock")
 
@@ -54,7 +54,7 @@ class Daemon:
             self.process = subprocess.Popen(
                 [
                     *(str(BERTD), "serve", "--state-dir", str(self.folder / "state")),
-                    *("--listen", "127.0.0.1:0", "--admin", self.admin),
+                    *("--listen", "127.0.0.1:0", "--admin", self.socket),
                     *("--metrics", "127.0.0.1:0", *self.extra),
                 ],
                 stderr=log,
@@ -84,7 +84,7 @@ class Daemon:
         """Runs a verb against this daemon."""
         return subprocess.run(
             [str(BERTD), *arguments],
-            env=os.environ | {"BERTD_SERVER": self.admin},
+            env=os.environ | {"BERTD_SERVER": self.socket},
             input=stdin,
             capture_output=True,
             text=True,
@@ -106,7 +106,7 @@ class Daemon:
 
     def owner(self) -> admin.AdminClient:
         """A client of the admin socket."""
-        return admin.AdminClient(self.admin)
+        return admin.AdminClient(self.socket)
 
     def worker_pid(self, model: str) -> int:
         """The process id of a Model's worker."""

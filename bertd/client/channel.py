@@ -1,0 +1,64 @@
+"""Where a client finds a daemon and how it talks to it: retries, limits, keepalive."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from bertd import addresses
+
+# Replies may be larger than requests: 1,024 vectors of 4,096 floats and their framing.
+LONGEST_REPLY_BYTES = 64 * 1024 * 1024
+DEFAULT_TIMEOUT_S = 10.0
+KEEPALIVE_MS = 60_000
+KEEPALIVE_TIMEOUT_MS = 20_000
+
+# Only UNAVAILABLE is worth a retry: overloaded, loading, restarting, draining. The daemon's
+# pushback replaces the backoff exactly, and a negative one ends the retries.
+SERVICE_CONFIG = json.dumps(
+    {
+        "loadBalancingConfig": [{"round_robin": {}}],
+        "methodConfig": [
+            {
+                "name": [{"service": "bertd.v1.Inference"}],
+                "retryPolicy": {
+                    "maxAttempts": 4,
+                    "initialBackoff": "0.1s",
+                    "maxBackoff": "1s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ],
+        "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
+    }
+)
+
+
+def admin_target(address: str | None) -> str:
+    """Where `Admin` is: the given address, else BERTD_SERVER, else the user's admin socket."""
+    return addresses.target(address) if address else addresses.server(os.environ, _uid())
+
+
+def data_target(address: str | None) -> str:
+    """Where `Inference` is: as `admin_target`, but the data port where no such socket exists."""
+    if address or os.environ.get(addresses.SERVER_VARIABLE):
+        return admin_target(address)
+    socket = addresses.admin_socket(os.environ, _uid())
+    return addresses.target(socket) if Path(socket).exists() else addresses.DATA
+
+
+def _uid() -> int:
+    if sys.platform == "win32":  # no such thing there, and no admin socket either
+        return 0
+    return os.getuid()
+
+
+def options() -> list[tuple[str, str | int]]:
+    """Channel arguments of every client."""
+    return [
+        ("grpc.service_config", SERVICE_CONFIG),
+        ("grpc.max_receive_message_length", LONGEST_REPLY_BYTES),
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+    ]

@@ -1,0 +1,100 @@
+"""What a caller passes, as request messages. Pure."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from bertd import errors
+from bertd.v1 import inference_pb2 as pb
+
+Ids = Sequence[int] | npt.NDArray[np.integer]
+Input = str | tuple[str, str] | Ids
+"""A text, a pair of texts, or token ids with their special tokens."""
+
+
+def classify(
+    inputs: Sequence[Input],
+    *,
+    model: str,
+    adapter: str,
+    labels: Sequence[str],
+    truncate: bool | None,
+    raw_logits: bool,
+) -> pb.ClassifyRequest:
+    """A Classify request."""
+    return pb.ClassifyRequest(
+        model=model,
+        adapter=adapter,
+        inputs=_inputs(inputs),
+        options=_options(truncate),
+        labels=labels,
+        raw_logits=raw_logits,
+    )
+
+
+def embed(
+    inputs: Sequence[Input],
+    *,
+    model: str,
+    adapter: str,
+    normalize: bool | None,
+    truncate: bool | None,
+) -> pb.EmbedRequest:
+    """An Embed request."""
+    request = pb.EmbedRequest(
+        model=model, adapter=adapter, inputs=_inputs(inputs), options=_options(truncate)
+    )
+    if normalize is not None:
+        request.normalize = normalize
+    return request
+
+
+def tag(
+    inputs: Sequence[Input], *, model: str, adapter: str, truncate: bool | None, raw_logits: bool
+) -> pb.TagRequest:
+    """A Tag request."""
+    return pb.TagRequest(
+        model=model,
+        adapter=adapter,
+        inputs=_inputs(inputs),
+        options=_options(truncate),
+        raw_logits=raw_logits,
+    )
+
+
+def _options(truncate: bool | None) -> pb.Options:
+    return pb.Options() if truncate is None else pb.Options(truncate=truncate)
+
+
+def _inputs(inputs: Sequence[Input]) -> list[pb.Input]:
+    if isinstance(inputs, str):
+        raise errors.InvalidRequest("inputs must be a list of texts", hint="pass [text]")
+    return [_input(each, index) for index, each in enumerate(inputs)]
+
+
+def _input(value: Input, index: int) -> pb.Input:
+    if isinstance(value, str):
+        return pb.Input(text=_text(value, index))
+    if isinstance(value, tuple) and len(value) == 2:
+        first, second = value
+        if isinstance(first, str) and isinstance(second, str):
+            pair = pb.TextPair(first=_text(first, index), second=_text(second, index))
+            return pb.Input(pair=pair)
+    try:
+        return pb.Input(token_ids=pb.TokenIds(ids=[int(each) for each in value]))
+    except (TypeError, ValueError):
+        raise errors.InvalidRequest(
+            f"`inputs[{index}]` must be a text, a pair of texts, or 32-bit token ids"
+        ) from None
+
+
+def _text(text: str, index: int) -> str:
+    """The text itself; protobuf would call a lone surrogate a bare ValueError."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise errors.InvalidRequest(
+            f"`inputs[{index}]` must be valid Unicode; character {error.start} is a surrogate"
+        ) from None
+    return text

@@ -1,0 +1,251 @@
+"""What surrounds every call: its deadline, its admission, its metrics, and the mapping of errors.
+
+Handlers get a parsed message and a `Call`, return a message (or its bytes), and raise `errors`.
+Bytes are parsed here, not by grpc, so that a malformed message is the caller's INVALID_ARGUMENT and
+not INTERNAL.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import NoReturn, TypeAlias, TypeVar
+
+import grpc
+import grpc.aio
+import structlog
+from google.protobuf import message
+
+from bertd import errors, metrics
+from bertd.serving import status
+
+DEFAULT_DEADLINE_S = 10.0
+# A later deadline counts as this one, so that a connection can be drained in a known time.
+LONGEST_DEADLINE_S = 300.0
+# A caller whose deadline passes cancels the call, a message's journey before ours passes here.
+DEADLINE_SLACK_S = 0.05
+# Admission by predicted wait comes first (runtime); these bound the memory of what it has not seen.
+MOST_CALLS = 4096
+MOST_BYTES = 256 * 1024 * 1024
+FULL_RETRY_S = 0.1
+
+Request = TypeVar("Request", bound=message.Message)
+Reply = TypeVar("Reply")
+# Quoted, because these classes of grpc are generic in its stubs alone.
+Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+Method: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
+Service: TypeAlias = "grpc.GenericRpcHandler[bytes, bytes]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Where the time of an answered call went."""
+
+    tokenize_s: float
+    queue_s: float
+    inference_s: float
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """One call while it runs. Its handler fills in whom it asked and where the time went.
+
+    `deadline_s` is on the guard's (monotonic) clock; `own_deadline` tells whether the caller set
+    it.
+    """
+
+    method: str
+    deadline_s: float
+    own_deadline: bool
+    model: str = ""
+    adapter: str = ""
+    parts: Parts | None = None
+
+
+Unary = Callable[[Request, Call], Awaitable[message.Message | bytes]]
+Stream = Callable[[Request], AsyncGenerator[message.Message]]
+_Handler = Callable[[bytes, Call], Awaitable[message.Message | bytes]]
+
+
+class Guard:
+    """Makes grpc handlers of our own. One per daemon: its bounds hold over all listeners."""
+
+    def __init__(
+        self,
+        *,
+        metrics: metrics.Metrics,
+        clock: Callable[[], float] = time.monotonic,
+        default_deadline_s: float = DEFAULT_DEADLINE_S,
+        most_calls: int = MOST_CALLS,
+        most_bytes: int = MOST_BYTES,
+    ) -> None:
+        self._metrics = metrics
+        self._clock = clock
+        self._default_deadline_s = default_deadline_s
+        self._most_calls = most_calls
+        self._most_bytes = most_bytes
+        self._calls = 0
+        self._bytes = 0
+        self._log = structlog.get_logger(__name__)
+
+    def bounded(self, method: str, request_type: type[Request], handle: Unary[Request]) -> Method:
+        """As `unary`, and refused while too many other calls are in flight."""
+        return self._counted(method, self._admitting(_parsing(request_type, handle)))
+
+    def unary(self, method: str, request_type: type[Request], handle: Unary[Request]) -> Method:
+        """A handler that is timed, counted and answered with the right status."""
+        return self._counted(method, _parsing(request_type, handle))
+
+    def probe(
+        self, request_type: type[Request], handle: Callable[[Request], message.Message]
+    ) -> Method:
+        """A handler for health checks: never refused, never counted, only its errors mapped."""
+
+        async def serve(body: bytes, context: Context) -> bytes:
+            try:
+                return handle(_parse(request_type, body)).SerializeToString()
+            except Exception as error:
+                await self._abort(context, error, request_type.DESCRIPTOR.name)
+
+        return grpc.unary_unary_rpc_method_handler(serve)
+
+    def watch(self, request_type: type[Request], handle: Stream[Request]) -> Method:
+        """As `probe`, for one request and many replies."""
+
+        async def serve(body: bytes, context: Context) -> None:
+            try:
+                async with aclosing(handle(_parse(request_type, body))) as replies:
+                    async for reply in replies:
+                        await context.write(reply.SerializeToString())
+            except Exception as error:
+                await self._abort(context, error, request_type.DESCRIPTOR.name)
+
+        return grpc.unary_stream_rpc_method_handler(serve)
+
+    def _counted(self, method: str, handle: _Handler) -> Method:
+        async def serve(body: bytes, context: Context) -> bytes:
+            began_s = self._clock()
+            call, limit_s = self._begin(method, began_s, context.time_remaining())
+            try:
+                answer = await self._answer(handle, body, call, limit_s)
+            except asyncio.CancelledError:
+                self._count(call, grpc.StatusCode.CANCELLED, began_s)
+                raise
+            if isinstance(answer, status.Failure):
+                self._count(call, answer.code, began_s)
+                await context.abort(answer.code, answer.message, answer.trailers)
+            self._count(call, grpc.StatusCode.OK, began_s)
+            return answer
+
+        return grpc.unary_unary_rpc_method_handler(serve)
+
+    def _begin(self, method: str, began_s: float, own_s: float | None) -> tuple[Call, float | None]:
+        """The call and, where the caller's own deadline does not end it, the time it may take."""
+        if own_s is not None and own_s <= LONGEST_DEADLINE_S:
+            return Call(method=method, deadline_s=began_s + own_s, own_deadline=True), None
+        limit_s = self._default_deadline_s if own_s is None else LONGEST_DEADLINE_S
+        call = Call(method=method, deadline_s=began_s + limit_s, own_deadline=own_s is not None)
+        return call, limit_s
+
+    async def _answer(
+        self, handle: _Handler, body: bytes, call: Call, limit_s: float | None
+    ) -> bytes | status.Failure:
+        try:
+            reply = await _within(limit_s, handle(body, call))
+            return reply if isinstance(reply, bytes) else reply.SerializeToString()
+        except asyncio.CancelledError as error:
+            if _is_cancelling():
+                raise
+            # Somebody's future was cancelled, not this call: it would hang without an answer.
+            return self._unforeseen(error, call.method)
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:  # a panic of the tokenizers' Rust code is no Exception
+            left_s = call.deadline_s - self._clock() if call.own_deadline else None
+            return self._failure(error, call.method, left_s)
+
+    def _admitting(self, handle: _Handler) -> _Handler:
+        async def admit(body: bytes, call: Call) -> message.Message | bytes:
+            if self._calls >= self._most_calls or self._bytes + len(body) > self._most_bytes:
+                raise errors.Overloaded("too many calls are in flight", retry_after_s=FULL_RETRY_S)
+            self._calls += 1
+            self._bytes += len(body)
+            try:
+                return await handle(body, call)
+            finally:
+                self._calls -= 1
+                self._bytes -= len(body)
+
+        return admit
+
+    def _failure(self, error: BaseException, method: str, left_s: float | None) -> status.Failure:
+        if status.is_foreseen(error):
+            return status.failure(error, remaining_s=left_s)
+        return self._unforeseen(error, method)
+
+    def _unforeseen(self, error: BaseException, method: str) -> status.Failure:
+        error_id = secrets.token_hex(8)
+        self._log.error("call failed", method=method, error_id=error_id, exc_info=error)
+        return status.internal(error_id)
+
+    async def _abort(self, context: Context, error: Exception, method: str) -> NoReturn:
+        failure = self._failure(error, method, None)
+        await context.abort(failure.code, failure.message, failure.trailers)
+
+    def _count(self, call: Call, code: grpc.StatusCode, began_s: float) -> None:
+        ended_s = self._clock()
+        if code is grpc.StatusCode.CANCELLED and ended_s >= call.deadline_s - DEADLINE_SLACK_S:
+            code = grpc.StatusCode.DEADLINE_EXCEEDED
+        self._metrics.request(
+            model=call.model,
+            adapter=call.adapter,
+            method=call.method,
+            code=code.name,
+            seconds=ended_s - began_s,
+        )
+        if call.parts and code is grpc.StatusCode.OK:
+            self._metrics.request_parts(
+                model=call.model,
+                method=call.method,
+                tokenize_s=call.parts.tokenize_s,
+                queue_s=call.parts.queue_s,
+                inference_s=call.parts.inference_s,
+            )
+
+
+def _parsing(request_type: type[Request], handle: Unary[Request]) -> _Handler:
+    def parse_and_handle(body: bytes, call: Call) -> Awaitable[message.Message | bytes]:
+        return handle(_parse(request_type, body), call)
+
+    return parse_and_handle
+
+
+def _parse(request_type: type[Request], body: bytes) -> Request:
+    try:
+        return request_type.FromString(body)
+    except message.DecodeError:
+        raise errors.InvalidRequest(
+            f"the message must be a '{request_type.DESCRIPTOR.full_name}', with text in UTF-8",
+            hint="compile your client from the daemon's proto files",
+        ) from None
+
+
+async def _within(limit_s: float | None, work: Awaitable[Reply]) -> Reply:
+    if limit_s is None:
+        return await work
+    try:
+        async with asyncio.timeout(limit_s) as limit:
+            return await work
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise errors.Expired(
+            f"the call was not answered within {limit_s:g} s", hint="set a deadline of your own"
+        ) from None
+
+
+def _is_cancelling() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -1,0 +1,138 @@
+"""Numbers to serialised replies. Pure: nothing here waits, so a large one may be made in a thread.
+
+A reply is made in parts that are serialised one by one and put end to end, which in protobuf is the
+same as one message: no step holds the interpreter for long, and no part outlives its bytes.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+
+from google.protobuf import message
+
+from bertd.runtime import router as routing
+from bertd.serving import answers
+from bertd.tokenization import tokenizer as tokenization
+from bertd.v1 import inference_pb2 as pb
+
+PART_ROWS = 64
+EMBEDDING_DTYPE = "float32"
+PROBLEM_TYPES: Mapping[str, pb.ProblemType] = MappingProxyType(
+    {
+        "single_label": pb.PROBLEM_TYPE_SINGLE_LABEL,
+        "multi_label": pb.PROBLEM_TYPE_MULTI_LABEL,
+        "regression": pb.PROBLEM_TYPE_REGRESSION,
+    }
+)
+
+
+def classified(
+    logits_NL: answers.Floats,
+    output: routing.Output,
+    *,
+    columns: Sequence[int],
+    raw_logits: bool,
+    served: pb.Served,
+) -> bytes:
+    """The reply of Classify: scores of these columns, decisions over all of them."""
+    head = pb.ClassifyResponse(problem_type=PROBLEM_TYPES[output.problem], served=served)
+    names = [(at, output.label_names[at]) for at in columns]
+
+    def part(part_NL: answers.Floats) -> pb.ClassifyResponse:
+        results = [
+            pb.Classification(
+                scores=[pb.Score(label=name, score=row_L[at]) for at, name in names], labels=labels
+            )
+            for row_L, labels in _decided(part_NL, output)
+        ]
+        if raw_logits:
+            for result, row_L in zip(results, part_NL[:, columns].tolist(), strict=True):
+                result.logits.extend(row_L)
+        return pb.ClassifyResponse(results=results)
+
+    return _joined(head, map(part, _parts(logits_NL)))
+
+
+def embedded(vectors_ND: answers.Floats, *, as_floats: bool, served: pb.Served) -> bytes:
+    """The reply of Embed: packed little-endian values, or floats where asked for."""
+    dimensions = vectors_ND.shape[1]
+    head = pb.EmbedResponse(dtype=EMBEDDING_DTYPE, dimensions=dimensions, served=served)
+
+    def part(part_ND: answers.Floats) -> pb.EmbedResponse:
+        if as_floats:
+            embeddings = [pb.Embedding(values=row_D) for row_D in part_ND.tolist()]
+        else:
+            embeddings = [pb.Embedding(packed=row_D.tobytes()) for row_D in part_ND]
+        return pb.EmbedResponse(embeddings=embeddings)
+
+    return _joined(head, map(part, _parts(vectors_ND.astype("<f4", copy=False))))
+
+
+def tagged(
+    logits_TL: answers.Floats,
+    rows: Sequence[tokenization.Encoded],
+    output: routing.Output,
+    *,
+    raw_logits: bool,
+    served: pb.Served,
+) -> bytes:
+    """The reply of Tag; T counts the tokens of all rows, special ones included."""
+
+    def parts() -> Iterator[pb.TagResponse]:
+        end = 0
+        for row in rows:
+            start, end = end, end + len(row.ids)
+            tags = _tags(logits_TL[start:end], output, raw_logits=raw_logits)
+            yield pb.TagResponse(results=[pb.TaggedInput(tokens=_placed(tags, row))])
+
+    return _joined(pb.TagResponse(label_names=output.label_names, served=served), parts())
+
+
+def _tags(
+    logits_TL: answers.Floats, output: routing.Output, *, raw_logits: bool
+) -> list[pb.TokenTag]:
+    tags = [
+        pb.TokenTag(label=labels[0] if labels else "", score=max(row_L))
+        for row_L, labels in _decided(logits_TL, output)
+    ]
+    if raw_logits:
+        for tag, row_L in zip(tags, logits_TL.tolist(), strict=True):
+            tag.logits.extend(row_L)
+    return tags
+
+
+def _placed(tags: list[pb.TokenTag], row: tokenization.Encoded) -> list[pb.TokenTag]:
+    """The tags with their place in the text, special tokens left out.
+
+    A row that came as token ids has no text, and nothing tells which of its tokens are special.
+    """
+    if not (row.tokens and row.offsets and row.segments and row.special):
+        return tags
+    for tag, token, (start, end), segment in zip(
+        tags, row.tokens, row.offsets, row.segments, strict=True
+    ):
+        tag.token, tag.start, tag.end, tag.segment = token, start, end, segment
+    return [tag for tag, special in zip(tags, row.special, strict=True) if not special]
+
+
+def _decided(
+    logits_NL: answers.Floats, output: routing.Output
+) -> Iterator[tuple[list[float], list[str]]]:
+    """The scores and the decided labels of each row."""
+    scores_NL: list[list[float]] = answers.scores(
+        logits_NL, problem=output.problem, temperature=output.temperature
+    ).tolist()
+    decided = answers.decide(
+        scores_NL,
+        problem=output.problem,
+        label_names=output.label_names,
+        thresholds=output.thresholds,
+    )
+    return zip(scores_NL, decided, strict=True)
+
+
+def _parts(values_ND: answers.Floats) -> Iterator[answers.Floats]:
+    return (values_ND[at : at + PART_ROWS] for at in range(0, len(values_ND), PART_ROWS))
+
+
+def _joined(head: message.Message, parts: Iterable[message.Message]) -> bytes:
+    return b"".join([head.SerializeToString(), *(each.SerializeToString() for each in parts)])

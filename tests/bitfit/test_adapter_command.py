@@ -1,0 +1,109 @@
+"""`bertd adapter train | inspect | evaluate` as a person at a terminal uses them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from bertd import errors
+from bertd.cli import adapter
+
+
+def run(*arguments: object) -> Result:
+    """Runs the sub-command; errors of bertd come through as they are raised."""
+    return CliRunner().invoke(adapter.app, [str(a) for a in arguments], catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def trained(
+    base_directory: Path, data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Result]:
+    """An adapter that the command trained, and what the command printed."""
+    out = tmp_path_factory.mktemp("adapters") / "tone.safetensors"
+    result = run(
+        *("train", "--base", base_directory, "--data", data, "--eval", data, "--out", out),
+        *("--epochs", 6, "--batch-rows", 8, "--bias-rate", 0.03, "--head-rate", 0.03),
+        *("--metric", "matthews", "-o", "json"),
+    )
+    return out, result
+
+
+def test_train_writes_the_file_and_prints_the_record(trained: tuple[Path, Result]) -> None:
+    """Standard output gets the record alone; the progress goes to standard error."""
+    out, result = trained
+    record: dict[str, Any] = json.loads(result.stdout)
+    assert record["bytes"] == out.stat().st_size
+    assert record["metric"] == "matthews"
+    assert set(record["evaluation"]) >= {"accuracy", "f1", "matthews", "file", "sha256", "rows"}
+    for epoch in range(1, 7):
+        assert f"epoch {epoch}/6: matthews " in result.stderr
+
+
+def test_inspect_prints_the_facts(trained: tuple[Path, Result]) -> None:
+    """Both forms show digests, head, labels and the training record."""
+    out, result = trained
+    facts = json.loads(run("inspect", out, "-o", "json").stdout)
+    record = json.loads(result.stdout)
+    assert facts["digest"] == record["digest"]
+    assert facts["labelNames"] == ["negative", "positive"]
+    assert facts["head"] == {"kind": "linear", "input": "mean", "problem": "single_label"}
+    assert facts["training"]["evaluation"] == record["evaluation"]
+    table = run("inspect", out).stdout
+    assert "linear on mean, single_label" in table
+    assert "negative, positive" in table
+
+
+def test_evaluate_agrees_with_the_record(
+    trained: tuple[Path, Result], base_directory: Path, data: Path
+) -> None:
+    """The engine that serves measures what training recorded."""
+    out, result = trained
+    found = json.loads(
+        run("evaluate", out, "--base", base_directory, "--data", data, "-o", "json").stdout
+    )
+    recorded = json.loads(result.stdout)["evaluation"]
+    assert {name: found[name] for name in ("rows", "accuracy", "f1", "matthews")} == {
+        name: recorded[name] for name in ("rows", "accuracy", "f1", "matthews")
+    }
+
+
+def test_evaluate_refuses_unknown_labels(
+    trained: tuple[Path, Result], base_directory: Path, tmp_path: Path
+) -> None:
+    """A label that the adapter does not know is named with its line."""
+    path = tmp_path / "other.csv"
+    path.write_text("text,label\ngood,positive\nso so,neutral\n")
+    with pytest.raises(
+        errors.InvalidRequest, match="3: unknown label 'neutral'; known: 'negative'"
+    ):
+        run("evaluate", trained[0], "--base", base_directory, "--data", path)
+
+
+@pytest.mark.parametrize("contents", [b"", b"\x80\x04\x95pickle", b"\xff" * 64])
+def test_inspect_refuses_what_is_no_adapter(tmp_path: Path, contents: bytes) -> None:
+    """Empty, pickled and random files are refused, not crashed upon."""
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(contents)
+    with pytest.raises(errors.BadArtifact):
+        run("inspect", path)
+
+
+def test_wrong_options_are_usage_errors(tmp_path: Path) -> None:
+    """An unknown metric and a missing option exit with 2 before anything is read."""
+    assert run("train", "--metric", "mcc").exit_code == 2
+    assert run("train", "--base", tmp_path).exit_code == 2
+    assert run("evaluate", tmp_path / "a").exit_code == 2
+
+
+def test_the_command_starts_without_torch() -> None:
+    """Importing the sub-command loads neither torch nor transformers nor numpy."""
+    code = (
+        "import sys; from bertd.cli import adapter; "
+        "print({'torch', 'transformers', 'numpy', 'grpc'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,150 @@
+"""What is counted, under which names, and when a series ends."""
+
+import prometheus_client
+import pytest
+from prometheus_client import parser
+
+from bertd import metrics
+
+
+@pytest.fixture
+def registry() -> prometheus_client.CollectorRegistry:
+    """An empty registry."""
+    return prometheus_client.CollectorRegistry()
+
+
+@pytest.fixture
+def recorded(registry) -> metrics.Metrics:
+    """Everything recorded once, for two models."""
+    made = metrics.Metrics(registry)
+    for model in ("english", "german"):
+        made.request(model=model, adapter="cola", method="Classify", code="OK", seconds=0.003)
+        made.request_parts(
+            model=model, method="Classify", tokenize_s=0.001, queue_s=0.0, inference_s=0.002
+        )
+        made.batch(model=model, rows=3, tokens=40, adapters=2)
+        made.queue(model=model, rows=5, tokens=70, delay_s=0.25)
+        made.shed(model=model, reason="QueueFull", rows=2)
+        made.expired(model=model)
+        made.worker_restart(model=model)
+        made.revision(model=model, revision="r1", precision="fp32", digest="ab")
+        made.adapter_table(model=model, adapters=4, size_bytes=1000)
+    made.manifest_load(success=True)
+    return made
+
+
+def test_every_series_has_its_name_and_value(recorded, registry):
+    """The names and labels of the design are exported with what was recorded."""
+    english = {"model": "english"}
+    call = {**english, "method": "Classify"}
+    counts = [
+        ("bertd_requests_total", {**call, "adapter": "cola", "code": "OK"}, 1),
+        ("bertd_request_duration_seconds_count", call, 1),
+        ("bertd_request_queue_duration_seconds_count", call, 1),
+        ("bertd_request_tokenize_duration_seconds_sum", call, 0.001),
+        ("bertd_request_inference_duration_seconds_sum", call, 0.002),
+        ("bertd_batch_rows_sum", english, 3),
+        ("bertd_batch_tokens_sum", english, 40),
+        ("bertd_batch_adapters_sum", english, 2),
+        ("bertd_queue_rows", english, 5),
+        ("bertd_queue_tokens", english, 70),
+        ("bertd_queue_delay_seconds", english, 0.25),
+        ("bertd_shed_total", {**english, "reason": "QueueFull"}, 2),
+        ("bertd_expired_total", english, 1),
+        ("bertd_worker_restarts_total", english, 1),
+        (
+            "bertd_revision_info",
+            {**english, "revision": "r1", "precision": "fp32", "digest": "ab"},
+            1,
+        ),
+        ("bertd_adapter_table_adapters", english, 4),
+        ("bertd_adapter_table_bytes", english, 1000),
+        ("bertd_manifest_last_load_success", {}, 1),
+    ]
+    for name, labels, value in counts:
+        assert registry.get_sample_value(name, labels) == value, name
+
+
+def test_the_exposition_is_prometheus_text(recorded):
+    """What is served parses, and includes the process itself."""
+    text = recorded.exposition().decode()
+    names = {family.name for family in parser.text_string_to_metric_families(text)}
+    assert {"bertd_requests", "bertd_batch_rows", "process_resident_memory_bytes"} <= names
+
+
+def test_the_batch_of_one_shows(recorded, registry):
+    """A batch of a single row lands in the bucket of 1 (D1)."""
+    recorded.batch(model="idle", rows=1, tokens=12, adapters=1)
+    labels = {"model": "idle", "le": "1.0"}
+    assert registry.get_sample_value("bertd_batch_rows_bucket", labels) == 1
+
+
+def test_a_deleted_model_leaves_no_series(recorded):
+    """Every series of a forgotten model ends, and those of others stay."""
+    recorded.forget_model("english")
+    text = recorded.exposition().decode()
+    assert "english" not in text
+    assert text.count('"german"') > 10
+
+
+def test_a_deleted_adapter_leaves_no_series(recorded):
+    """Only the series of that adapter of that model end."""
+    recorded.request(model="english", adapter="sst", method="Classify", code="OK", seconds=1)
+    recorded.forget_adapter("english", "cola")
+    lines = [
+        line for line in recorded.exposition().decode().splitlines() if "requests_total{" in line
+    ]
+    assert len(lines) == 2
+    assert not any("cola" in line and "english" in line for line in lines)
+
+
+def test_a_new_revision_replaces_the_old(recorded, registry):
+    """There is one revision_info series per model."""
+    recorded.revision(model="english", revision="r2", precision="bf16", digest="cd")
+    lines = [
+        line
+        for line in recorded.exposition().decode().splitlines()
+        if line.startswith("bertd_revision_info") and "english" in line
+    ]
+    assert len(lines) == 1
+    assert 'revision="r2"' in lines[0]
+
+
+def test_a_forgotten_series_starts_again_at_nothing(recorded, registry):
+    """An object that comes back with the same name does not inherit counts."""
+    recorded.forget_model("english")
+    recorded.expired(model="english")
+    assert registry.get_sample_value("bertd_expired_total", {"model": "english"}) == 1
+
+
+def test_adapter_labels_are_bounded(recorded):
+    """The first 100 adapters of a model get their own label, all further ones share 'other'."""
+    labels = {recorded.adapter_label("many", f"a{i}") for i in range(1000)}
+    assert len(labels) == metrics.MAX_ADAPTER_LABELS + 1
+    assert metrics.OTHER in labels
+    assert recorded.adapter_label("many", "a0") == "a0"
+    assert recorded.adapter_label("elsewhere", "a999") == "a999"
+    assert recorded.adapter_label("many", "") == ""
+
+
+def test_a_deleted_adapter_frees_its_label(recorded):
+    """After one of the 100 is forgotten, the next new one gets a label of its own."""
+    for i in range(metrics.MAX_ADAPTER_LABELS):
+        recorded.adapter_label("many", f"a{i}")
+    assert recorded.adapter_label("many", "late") == metrics.OTHER
+    recorded.forget_adapter("many", "a0")
+    assert recorded.adapter_label("many", "late") == "late"
+
+
+def test_forgetting_the_unknown_is_nothing(recorded):
+    """Forgetting what was never recorded raises nothing."""
+    recorded.forget_model("never")
+    recorded.forget_adapter("never", "never")
+
+
+def test_two_daemons_in_one_process_do_not_meet():
+    """Metrics live in the registry they are given, not in a global one."""
+    first, second = (prometheus_client.CollectorRegistry() for _ in range(2))
+    metrics.Metrics(first).expired(model="m")
+    metrics.Metrics(second)
+    assert second.get_sample_value("bertd_expired_total", {"model": "m"}) is None
