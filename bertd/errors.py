@@ -1,6 +1,6 @@
 """Every error that bertd raises on purpose, by what the caller can do next.
 
-    Error
+Error:
     ├── InvalidManifest      mend the YAML (carries positions)
     ├── InvalidRequest       mend the call
     ├── NotFound             name something that exists

@@ -4,7 +4,7 @@ Every message is one frame: a fixed header and a body of plain little-endian arr
 Control messages (load an adapter, free a slot) are small JSON bodies. Nothing here is ever pickled.
 
     header   magic "BTD1" | kind u32 | id u64 | rows u32 | values u32 | body bytes u32
-    BATCH    lengths i32[rows] | slots i32[rows] | tasks i32[rows] | ids i32[values] | types u8[values]
+    BATCH    lengths, slots, tasks: i32[rows] each | ids i32[values] | types u8[values]
     RESULT   seconds f64 | shapes i32[rows, 2] | floats f32[values]
     FAILURE  UTF-8 text
     CONTROL  UTF-8 JSON
@@ -170,9 +170,7 @@ def decode_control(body: memoryview) -> dict[str, Any]:
     return message
 
 
-def pack_rows(
-    id_: int, rows: Sequence[tuple[Ints, NDArray[np.uint8], int, Task]]
-) -> Batch:
+def pack_rows(id_: int, rows: Sequence[tuple[Ints, NDArray[np.uint8], int, Task]]) -> Batch:
     """Lays rows (ids, types, slot, task) end to end."""
     return Batch(
         id=id_,

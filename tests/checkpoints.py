@@ -1,4 +1,4 @@
-"""Whole tiny checkpoints on disk, with tokenizers, adapters, and their merged transformers twins."""
+"""Whole tiny checkpoints on disk, with tokenizers, adapters, and merged transformers twins."""
 
 import copy
 from collections.abc import Mapping
@@ -19,7 +19,9 @@ WORDS = tuple(f"w{n}" for n in range(80))
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
-def write(folder: Path, family: str = "bert", task: str = "SequenceClassification", **options: Any) -> tiny.Tiny:
+def write(
+    folder: Path, family: str = "bert", task: str = "SequenceClassification", **options: Any
+) -> tiny.Tiny:
     """Saves a tiny model with a word-level tokenizer over `w0` ... `w79`; returns the model."""
     model = tiny.build(family, task, **options)
     model.model.save_pretrained(folder)

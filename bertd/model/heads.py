@@ -58,7 +58,7 @@ class Head:
 
 
 def pool(hidden_TD: torch.Tensor, batch: packing.PackedBatch, mode: str) -> torch.Tensor:
-    """One fp32 vector per row [B, D]: `mean` or `max` over its tokens, or `cls`, its first token."""
+    """One fp32 vector per row [B, D]: `mean` or `max` over tokens, or `cls`, the first one."""
     if mode in ("cls", "pooler"):
         return hidden_TD.index_select(0, batch.starts_B).float()
     reduce = torch.mean if mode == "mean" else torch.amax

@@ -264,7 +264,9 @@ class Controller:
         """At most `limit` objects whose names follow `after`, in order of names."""
         found = [view for view in self._views(kind) if view.name > after][: limit + 1]
         more = len(found) > limit
-        return views.Page(objects=tuple(found[:limit]), next_after=found[limit - 1].name if more else "")
+        return views.Page(
+            objects=tuple(found[:limit]), next_after=found[limit - 1].name if more else ""
+        )
 
     async def delete(self, kind: views.Kind, name: str) -> None:
         """Forgets an object; a Model is drained first.
@@ -299,7 +301,9 @@ class Controller:
         separate: dict[tuple[str, str], str] = {}
         replaced = {(each.kind, each.name) for each in parsed.objects}
         kept = [
-            parsing.Declared(kind=kind, name=s.name, labels={}, spec=writing.spec_from_dict(kind, s.spec))
+            parsing.Declared(
+                kind=kind, name=s.name, labels={}, spec=writing.spec_from_dict(kind, s.spec)
+            )
             for kind in ("Model", "Adapter")
             for s in self._objects.every(kind)
             if (kind, s.name) not in replaced

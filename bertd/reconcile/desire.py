@@ -89,9 +89,7 @@ def resolve(
     )
 
 
-def _base(
-    declared: specs.Base, resolver: resolving.Resolver
-) -> resolving.Base | errors.Error:
+def _base(declared: specs.Base, resolver: resolving.Resolver) -> resolving.Base | errors.Error:
     try:
         return resolver.base(declared)
     except errors.Error as error:

@@ -159,9 +159,7 @@ class LiveModel:
         }
         self._router.publish(self.name, router.Names(routes=routes, refusals=waiting))
 
-    def _route(
-        self, running: Running, adapter: str, found: desire.Found | None
-    ) -> router.Route:
+    def _route(self, running: Running, adapter: str, found: desire.Found | None) -> router.Route:
         described = running.base.description
         target = running.revision
         declared = running.limits.normalize

@@ -1,4 +1,4 @@
-"""How an adapter's logits become answers: the file's own settings, overridden by the declaration."""
+"""How an adapter's logits become answers: the file's settings, overridden by the declaration."""
 
 from collections.abc import Mapping
 

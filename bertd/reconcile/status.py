@@ -84,7 +84,9 @@ def _step(step: str, at: str, reason: str, message: str) -> Observation:
     if step in (at, READY):
         return Observation(type=step, status="False", reason=reason, message=message)
     if STEPS.index(step) < STEPS.index(at):
-        return Observation(type=step, status="True", reason=step.removeprefix("Artifacts"), message="")
+        return Observation(
+            type=step, status="True", reason=step.removeprefix("Artifacts"), message=""
+        )
     return Observation(type=step, status="Unknown", reason="Blocked", message=f"waits for {at}")
 
 

@@ -14,14 +14,13 @@ from dataclasses import dataclass
 import structlog
 
 from bertd import errors, frames, metrics
-from bertd.batching import batch, queue
+from bertd.batching import batch, cost, queue
 from bertd.runtime import calls, dispatcher, slots
 from bertd.tokenization import tokenizer
 
 log = structlog.get_logger()
 
 SPLIT_TOKENS = 128  # below this, splitting a backlog over idle lanes gains nothing
-COST_SMOOTHING = 0.2  # weight of the newest batch in the measured cost per token
 POISON_DEATHS = 2
 
 
@@ -66,7 +65,7 @@ class Feeder:
         self._running: dict[int, list[batch.Row]] = {}
         self._idle = list(range(device.permits))
         self._sequence = itertools.count()
-        self._seconds_per_token = 0.0
+        self._cost = cost.Cost()
 
     @property
     def is_empty(self) -> bool:
@@ -137,11 +136,16 @@ class Feeder:
             raise
 
     def predicted_wait_s(self) -> float:
-        """Seconds that a row arriving now would wait, from the measured cost per token."""
-        running = sum(row.tokens for rows in self._running.values() for row in rows)
-        cost = self._seconds_per_token
-        busy_s = 0.0 if self._idle else running * cost
-        return queue.predicted_wait_s(self._queue.tokens, busy_s, cost, self._device.permits)
+        """Seconds that a row arriving now would wait, from the measured cost of batches."""
+        limits = self.limits.batch
+        tokens = self._queue.tokens
+        batches = math.ceil(max(tokens / limits.max_tokens, len(self._queue) / limits.max_rows))
+        busy_s = 0.0
+        if not self._idle:
+            running = [sum(row.tokens for row in rows) for rows in self._running.values()]
+            busy_s = self._cost.seconds(sum(running), batches=len(running))
+        queued_s = self._cost.seconds(tokens, batches=batches)
+        return queue.predicted_wait_s(queued_s, busy_s, self._device.permits)
 
     # Batches out.
 
@@ -191,7 +195,7 @@ class Feeder:
         self._idle.append(lane)
         result = frames.decode_result(header, body) if header.kind == frames.Kind.RESULT else None
         if result is not None:
-            self._learn(rows, result.seconds)
+            self._cost.learn(sum(row.tokens for row in rows), result.seconds)
         self._device.release()
         if result is not None and len(result.vectors) == len(rows):
             self._answer(rows, result)
@@ -203,7 +207,7 @@ class Feeder:
         self._record_queue()
 
     def on_lost(self) -> int:
-        """Whoever ran batches is gone: their rows wait again. Returns how many batches were lost."""
+        """Whoever ran batches is gone: their rows wait again. Returns the number of batches."""
         self.open = False
         lost = list(self._running.values())
         self._running.clear()
@@ -230,7 +234,7 @@ class Feeder:
             job.call.answer(job.index, vector, job.started_s - row.arrival_s, result.seconds)
 
     def _rerun(self, rows: Sequence[batch.Row], *, died: bool) -> None:
-        """Lets the rows of a lost batch run again, each alone; one that failed alone is answered."""
+        """Lets rows of a lost batch run again, each alone; one that failed alone is answered."""
         again = []
         for row in rows:
             job = calls.job(row)
@@ -248,11 +252,6 @@ class Feeder:
         calls.job(row).call.fail(errors.Expired("the deadline passed while the call was queued"))
 
     # What is measured.
-
-    def _learn(self, rows: Sequence[batch.Row], seconds: float) -> None:
-        cost = seconds / max(1, sum(row.tokens for row in rows))
-        old = self._seconds_per_token or cost
-        self._seconds_per_token = old + COST_SMOOTHING * (cost - old)
 
     def _record_batch(self, rows: Sequence[batch.Row]) -> None:
         slots_used = {calls.job(row).entry.slot for row in rows}

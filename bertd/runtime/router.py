@@ -81,7 +81,9 @@ class Router:
         if error := names.refusals.get(adapter) or names.refusals.get(""):
             raise _fresh(error)
         known = (*names.routes, *names.refusals)
-        raise errors.NotFound(f"model '{model}' has no adapter '{adapter}'", hint=_near(adapter, known))
+        raise errors.NotFound(
+            f"model '{model}' has no adapter '{adapter}'", hint=_near(adapter, known)
+        )
 
 
 def _fresh(error: errors.Error) -> errors.Error:
@@ -90,7 +92,9 @@ def _fresh(error: errors.Error) -> errors.Error:
         case errors.NotServable():
             return errors.NotServable(error.message, reason=error.reason, hint=error.hint)
         case errors.NotReady():
-            return errors.NotReady(error.message, retry_after_s=error.retry_after_s, hint=error.hint)
+            return errors.NotReady(
+                error.message, retry_after_s=error.retry_after_s, hint=error.hint
+            )
         case _:
             return errors.Bug(f"not a routing error: {error.message}")
 

@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import bertd
 from rich.console import Console
 from rich.table import Table
+
+import bertd
 
 HERE = Path(__file__).parent
 BERTD = Path(sys.executable).with_name("bertd")
@@ -124,7 +125,9 @@ def show_metrics(url: str) -> None:
             values[name.partition("{")[0]] = float(value)
     rows = values["bertd_batch_rows_sum"] / values["bertd_batch_rows_count"]
     adapters = values["bertd_batch_adapters_sum"] / values["bertd_batch_rows_count"]
-    console.print(f"\nA batch held {rows:.1f} rows of {adapters:.1f} different adapters on average.")
+    console.print(
+        f"\nA batch held {rows:.1f} rows of {adapters:.1f} different adapters on average."
+    )
     if adapters <= 1:
         raise SystemExit("no batch held several adapters")
 

@@ -15,7 +15,9 @@ FAMILIES = ["bert", "roberta", "distilbert", "electra", "electra-square", "mpnet
 LENGTH = 23
 
 
-def biased(shape: families.EncoderShape, weights: Mapping[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+def biased(
+    shape: families.EncoderShape, weights: Mapping[str, torch.Tensor], x: torch.Tensor
+) -> torch.Tensor:
     """An unfolded post-LN encoder with every bias in its place, in the dtype of its weights."""
 
     def linear(name: str, x: torch.Tensor) -> torch.Tensor:
@@ -42,7 +44,9 @@ def biased(shape: families.EncoderShape, weights: Mapping[str, torch.Tensor], x:
     return x
 
 
-def folded(shape: families.EncoderShape, weights: Mapping[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+def folded(
+    shape: families.EncoderShape, weights: Mapping[str, torch.Tensor], x: torch.Tensor
+) -> torch.Tensor:
     """The same encoder through `fold`: no key, value or LayerNorm bias anywhere."""
     bias = {name: weights[name] for name in families.bias_names(shape) if name in weights}
     rows, tail = fold.fold(shape, weights.__getitem__, bias)

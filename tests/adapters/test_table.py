@@ -42,7 +42,9 @@ def test_a_full_table_says_so() -> None:
         biases.write(2, row, torch.zeros(shape.hidden))
 
 
-@pytest.mark.parametrize(("dtype", "limit_bytes"), [(torch.float32, 262_144), (torch.bfloat16, 131_072)])
+@pytest.mark.parametrize(
+    ("dtype", "limit_bytes"), [(torch.float32, 262_144), (torch.bfloat16, 131_072)]
+)
 def test_bert_base_adapters_are_small(dtype: torch.dtype, limit_bytes: int) -> None:
     """A BERT-base adapter takes at most 256 KiB in fp32 and 128 KiB in bf16, without its head."""
     small = tiny.build("bert").shape

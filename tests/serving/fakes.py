@@ -1,4 +1,4 @@
-# ruff: noqa: D102  what these classes stand in for has the docstrings
+
 """A Router whose models are functions, a Control that is a dictionary, and a daemon of both."""
 
 import asyncio

@@ -1,0 +1,1 @@
+"""Speed and endurance, measured by hand: never run by the tests, results recorded in `results/`."""
