@@ -1,6 +1,6 @@
 """The daemon: puts the front's rooms together, runs them, and takes them down in order.
 
-Start-up order: state lock, store, workers' dispatcher, reconciler, listeners, metrics. It serves
+Start-up order: state lock, store, metrics, workers' dispatcher, reconciler, listeners. It serves
 as soon as the listeners are bound; models become ready one by one, and health tells which.
 """
 
@@ -23,7 +23,7 @@ import structlog
 import uvloop
 
 from bertd import addresses, errors, metrics
-from bertd.reconcile import controller, resolving
+from bertd.reconcile import control, controller, resolving
 from bertd.runtime import cores, dispatcher, router
 from bertd.serving import admin, guard, health, inference, server, sockets
 from bertd.store import blobs, lock, objects
@@ -88,8 +88,9 @@ async def _serving(options: Options) -> AsyncIterator[None]:
     with (
         objects.Objects(options.state_dir / "objects.sqlite") as store,
         futures.ThreadPoolExecutor(1, thread_name_prefix="tokenise") as executor,
+        _exporting(options.metrics, registry),
     ):
-        control = controller.Controller(
+        keeper = controller.Controller(
             objects=store,
             resolver=resolving.Resolver(blobs.Blobs(options.state_dir / "blobs")),
             device=dispatcher.Dispatcher(options.lanes or cores.usable(), monotonic),
@@ -97,15 +98,15 @@ async def _serving(options: Options) -> AsyncIterator[None]:
             metrics=series,
             on_health=functools.partial(_tell, states),
         )
+        owner = admin.Admin(control.Control(objects=store, controller=keeper, metrics=series))
         edge = inference.Inference(routes, executor=executor)
         guarded = guard.Guard(metrics=series)
         # Taken down in reverse: listeners go while workers still answer what is in flight.
         async with (
-            control.running(),
-            _listening(options, guarded, edge, states, admin.Admin(control)),
+            keeper.running(),
+            _listening(options, guarded, edge, states, owner),
         ):
-            with _exporting(options.metrics, registry):
-                yield
+            yield
             states.drain()
             states.close()
 

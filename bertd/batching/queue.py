@@ -36,6 +36,11 @@ class Queue:
         """When the next row expires; infinity without rows."""
         return self._rows[0].deadline_s if self._rows else math.inf
 
+    @property
+    def next_is_isolated(self) -> bool:
+        """Whether the next row must run alone."""
+        return bool(self._rows) and self._rows[0].isolate
+
     def put(self, rows: Sequence[batch.Row], *, retry_after_s: float = RETRY_AFTER_S) -> None:
         """Adds all rows of one call, or none.
 

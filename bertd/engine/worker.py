@@ -44,6 +44,10 @@ class Channel:
         """Sends one whole frame."""
         self._socket.sendall(frame)
 
+    def close(self) -> None:
+        """Hangs up."""
+        self._socket.close()
+
     def _fill(self, size: int) -> bool:
         view = memoryview(self._buffer)[:size]
         while view:
@@ -129,9 +133,12 @@ def run_lane(channel: Channel, runner: runner.Runner) -> None:
     """
     torch.set_num_threads(1)
     torch.get_num_threads()
-    while (frame := channel.receive()) is not None:
-        header, body = frame
-        channel.send(_run(header, body, runner))
+    try:
+        while (frame := channel.receive()) is not None:
+            header, body = frame
+            channel.send(_run(header, body, runner))
+    finally:
+        channel.close()  # tells the front, which else would wait for this lane for ever
 
 
 def _run(header: frames.Header, body: memoryview, runner: runner.Runner) -> bytes:

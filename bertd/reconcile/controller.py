@@ -1,4 +1,4 @@
-"""The controller: keeps what runs equal to what the store declares, and answers operators.
+"""The controller: keeps what runs equal to what the store declares.
 
 Level-based: a reconcile carries only a Model's name and reads everything else anew. One task per
 Model at most; changes that arrive meanwhile make it run once more. Failures that may heal are
@@ -9,14 +9,13 @@ import asyncio
 import contextlib
 import datetime
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 
 import structlog
 
 from bertd import errors, metrics
-from bertd.manifest import parsing, spec, views, writing
-from bertd.reconcile import desire, diff, live, plan, resolving, statuses
-from bertd.runtime import dispatcher, router
+from bertd.reconcile import declarations, desire, live, plan, resolving, statuses
+from bertd.runtime import dispatcher, revision, router, worker
 from bertd.store import objects
 
 log = structlog.get_logger()
@@ -25,6 +24,9 @@ RESYNC_S = 60.0
 RETRY_FIRST_S = 0.1
 RETRY_MAX_S = 300.0
 RETRY_JITTER = 0.2
+
+# Operations after which files in the blob store may be of no use any more.
+LEAVING = (plan.RetireRevision, plan.ReplaceAdapter, plan.UnloadAdapter)
 
 OnHealth = Callable[[str, bool | None], None]
 
@@ -35,7 +37,7 @@ def retry_delay_s(failures: int, jitter: float) -> float:
 
 
 class Controller:
-    """Owns every `LiveModel`, and implements what the Admin service asks for.
+    """Owns every `LiveModel` and its status; `control.Control` tells it what changed.
 
     Args:
         objects: the truth about what is declared.
@@ -46,6 +48,7 @@ class Controller:
         on_health: told of health names (`model/NAME`, `ready`, `startup`) and whether they serve;
             None when a Model is gone.
         jitter: uniform in [-1, 1].
+        spawn: starts a worker process.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Controller:
         metrics: metrics.Metrics,
         on_health: OnHealth,
         jitter: Callable[[], float] = lambda: random.uniform(-1, 1),
+        spawn: revision.Spawn = worker.Worker.spawn,
     ) -> None:
         self._objects = objects
         self._resolver = resolver
@@ -66,13 +70,16 @@ class Controller:
         self._metrics = metrics
         self._on_health = on_health
         self._jitter = jitter
+        self._spawn = spawn
         self._live: dict[str, live.LiveModel] = {}
-        self._statuses = statuses.Statuses()
+        self.statuses = statuses.Statuses()
         self._dirty: set[str] = set()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._failures: dict[str, int] = {}
+        self._retries: dict[str, asyncio.TimerHandle] = {}
+        self._closing = False
         self._settled: set[str] = set()  # Models that were reconciled at least once
-        self._comparing = 0
+        self._previews = 0
         self._sweep_wanted = False
 
     # Life.
@@ -84,6 +91,9 @@ class Controller:
         try:
             yield
         finally:
+            self._closing = True
+            for retry in self._retries.values():
+                retry.cancel()
             tasks = [resync, *self._tasks.values()]
             for task in tasks:
                 task.cancel()
@@ -92,16 +102,16 @@ class Controller:
 
     async def _resync(self) -> None:
         while True:
-            self._poke(*self._declared_models(), *self._live)
-            self._tell_readiness()
+            try:
+                self.poke(*await asyncio.to_thread(declarations.models, self._objects), *self._live)
+                self._tell_readiness()
+            except Exception:  # such as a disk that fails for a while
+                log.exception("resync failed")
             await asyncio.sleep(RESYNC_S)
 
-    def _declared_models(self) -> set[str]:
-        models = {stored.name for stored in self._objects.every("Model")}
-        return models | {str(stored.spec["model"]) for stored in self._objects.every("Adapter")}
-
-    def _poke(self, *models: str) -> None:
-        for model in set(models):
+    def poke(self, *models: str) -> None:
+        """Looks at these Models again, soon; several pokes may be one look."""
+        for model in () if self._closing else set(models):
             self._dirty.add(model)
             if model not in self._tasks:
                 self._tasks[model] = asyncio.create_task(self._drive(model))
@@ -117,97 +127,130 @@ class Controller:
 
     def _sweep(self) -> None:
         """Removes unused blobs, but only while nobody resolves: new ones are not in use yet."""
-        if self._sweep_wanted and not self._tasks and not self._comparing:
-            self._sweep_wanted = False
+        if self._sweep_wanted and not self._tasks and not self._previews:
             in_use = {digest for model in self._live.values() for digest in model.blobs()}
-            log.info("swept", blobs=self._resolver.sweep(in_use))
+            try:
+                log.info("swept", blobs=self._resolver.sweep(in_use))
+            except errors.Temporary as error:
+                log.error("sweep failed", error=str(error))
+            else:
+                self._sweep_wanted = False
 
     async def _step(self, model: str) -> None:
         """One reconcile of one Model; whatever goes wrong stays its own."""
+        if retry := self._retries.pop(model, None):
+            retry.cancel()
         try:
             heals = await self._reconcile(model)
         except Exception:
             log.exception("reconcile failed", model=model)
             heals = True
         self._settled.add(model)
-        self._tell_health(model)
+        try:
+            self._tell_health(model)
+        except errors.Error as error:  # the store could not be read
+            log.error("health is not known", model=model, error=str(error))
+            heals = True
         if not heals:
             self._failures.pop(model, None)
             return
         self._failures[model] = self._failures.get(model, 0) + 1
         delay_s = retry_delay_s(self._failures[model], self._jitter())
-        asyncio.get_running_loop().call_later(delay_s, self._poke, model)
+        later = asyncio.get_running_loop().call_later(delay_s, self.poke, model)
+        self._retries[model] = later
+
+    # What an apply is about to change.
+
+    def expect(self, names: Iterable[tuple[str, str]]) -> None:
+        """From now on callers are told to come back, not that nothing of this name exists.
+
+        Args:
+            names: (model, "") for a Model, (model, adapter) for an adapter of a known Model.
+        """
+        for name, adapter in sorted(names):
+            if not adapter:
+                self._model(name)
+            elif model := self._live.get(name):
+                model.names.add(adapter)
+                model.publish()
+
+    async def preview(self, wanted: desire.Declared) -> tuple[str, ...]:
+        """The operations that declaring this Model so would cause, one line each."""
+        model = self._live.get(wanted.name)
+        serving = model.serving.base if model and model.serving else None
+        self._previews += 1
+        try:
+            desired = await asyncio.to_thread(desire.resolve, wanted, self._resolver, serving)
+        finally:
+            self._previews -= 1
+            self._sweep_wanted = True  # what it copied may never be applied
+        revisions = model.observed() if model else []
+        return tuple(str(each) for each in plan.plan_model(desired.picture(), revisions))
 
     # One Model.
 
     async def _reconcile(self, name: str) -> bool:
         """Makes one Model as declared; True if another try may do better."""
-        declared = self._read(name)
+        declared = await asyncio.to_thread(declarations.read, self._objects, name)
         if declared is None:
             await self._remove(name)
             return False
-        model = self._live.get(name)
-        if model is None:
-            model = self._live[name] = live.LiveModel(
+        model = self._model(name)
+        self.statuses.begin(declared, _now())
+        model.names |= declared.names
+        model.publish()
+        serving = model.serving.base if model.serving else None
+        desired = await asyncio.to_thread(desire.resolve, declared, self._resolver, serving)
+        # What was applied meanwhile stays expected: the next reconcile will see it.
+        expected = model.names if name in self._dirty else set()
+        model.names, model.failures = expected | desired.adapters.keys(), desired.failures
+        await self._execute(model, desired)
+        model.publish()
+        await self.statuses.settle(desired, model, _now())
+        return any(isinstance(error, errors.Temporary) for error in model.failures.values())
+
+    def _model(self, name: str) -> live.LiveModel:
+        if name not in self._live:
+            self._live[name] = live.LiveModel(
                 name,
                 device=self._device,
                 router=self._router,
                 metrics=self._metrics,
-                on_state=lambda: self._poke(name),
+                on_state=lambda: self._on_worker(name),
+                spawn=self._spawn,
             )
-        self._statuses.begin(declared, _now())
-        serving = model.serving.base if model.serving else None
-        desired = await asyncio.to_thread(desire.resolve, declared, self._resolver, serving)
-        failures = await self._execute(model, desired)
-        model.publish(failures)
-        self._statuses.settle(desired, model, failures, _now())
-        return any(isinstance(error, errors.Temporary) for error in failures.values())
+        return self._live[name]
 
-    async def _execute(
-        self, model: live.LiveModel, desired: desire.Desired
-    ) -> dict[str, errors.Error]:
-        """Runs the plan; returns why names do not serve ("" is the Model itself)."""
-        failures = {
-            name: found
-            for name, found in desired.adapters.items()
-            if isinstance(found, errors.Error)
-        }
-        if isinstance(desired.base, errors.Error):
-            failures[""] = desired.base
+    async def _execute(self, model: live.LiveModel, desired: desire.Desired) -> None:
+        """Runs the plan; adds to the Model's failures."""
+        model.drop_lost()
         for operation in plan.plan_model(desired.picture(), model.observed()):
             try:
                 await model.execute(operation, desired)
             except errors.Error as error:
                 log.warning("operation failed", operation=str(operation), error=str(error))
-                failures[getattr(operation, "adapter", "")] = error
-                if "" in failures:
+                # Not its traceback, whose frames hold the slot of what was not loaded.
+                model.failures[getattr(operation, "adapter", "")] = error.with_traceback(None)
+                if _ends_plan(operation, error, model):
+                    model.failures.setdefault("", error)
                     break
-        return failures
+            self._sweep_wanted |= isinstance(operation, LEAVING)
+
+    def _on_worker(self, name: str) -> None:
+        """A worker came or went: probes hear at once, whatever the reconcile takes."""
+        if model := self._live.get(name):
+            self._on_health(f"model/{name}", model.is_up)
+        self.poke(name)
 
     async def _remove(self, name: str) -> None:
         """Drains and forgets a Model that is no longer declared; its Adapter objects stay."""
-        model = self._live.pop(name, None)
-        if model is not None:
+        if model := self._live.get(name):
             await model.remove()
-        orphans = [a for a in self._objects.every("Adapter") if a.spec["model"] == name]
-        self._statuses.remove(name, orphans, _now())
+            del self._live[name]
+        self._router.remove(name)  # again: something may have been applied to it meanwhile
+        orphans = await asyncio.to_thread(declarations.adapters_of, self._objects, name)
+        self.statuses.remove(name, orphans, _now())
         self._sweep_wanted = True
-
-    def _read(self, name: str) -> desire.Declared | None:
-        try:
-            stored = self._objects.get("Model", name)
-        except errors.NotFound:
-            return None
-        adapters = {
-            each.name: each for each in self._objects.every("Adapter") if each.spec["model"] == name
-        }
-        return desire.Declared(
-            name=name,
-            generation=stored.generation,
-            spec=_model_spec(stored),
-            adapters={each: _adapter_spec(adapter) for each, adapter in adapters.items()},
-            generations={each: adapter.generation for each, adapter in adapters.items()},
-        )
 
     def _tell_health(self, name: str) -> None:
         model = self._live.get(name)
@@ -221,172 +264,14 @@ class Controller:
         if declared <= self._settled:
             self._on_health("startup", True)
 
-    # What operators ask (serving.admin.Control).
 
-    async def apply(
-        self, manifest: str, file_name: str, base_dir: str, dry_run: bool
-    ) -> views.ApplyOutcome:
-        """Stores every object of a manifest, or none, and starts to make them true.
-
-        Raises:
-            InvalidManifest: every error of every document.
-        """
-        parsed = self._parse(manifest, file_name, base_dir)
-        wanted = [_wanted(declared) for declared in parsed.objects]
-        applied = self._objects.apply_many(wanted, dry_run=dry_run)
-        if not dry_run:
-            self._metrics.manifest_load(success=True)
-            self._poke(*(_model_of(declared) for declared in parsed.objects))
-        return views.ApplyOutcome(objects=applied, warnings=parsed.warnings)
-
-    async def diff(self, manifest: str, file_name: str, base_dir: str) -> views.DiffOutcome:
-        """What `apply` would change, and the operations that would follow."""
-        parsed = self._parse(manifest, file_name, base_dir)
-        self._comparing += 1
-        try:
-            found = [await self._difference(each, parsed) for each in parsed.objects]
-        finally:
-            self._comparing -= 1
-        return views.DiffOutcome(objects=tuple(found), warnings=parsed.warnings)
-
-    def get(self, kind: views.Kind, name: str) -> views.ObjectView:
-        """One object with its status.
-
-        Raises:
-            NotFound: nothing of that kind and name is declared.
-        """
-        inline = {view.name: view for view in self._statuses.inline()}
-        if kind == "Adapter" and name in inline:
-            return inline[name]
-        return self._statuses.view(self._objects.get(kind, name))
-
-    def list(self, kind: views.Kind, limit: int, after: str) -> views.Page:
-        """At most `limit` objects whose names follow `after`, in order of names."""
-        found = [view for view in self._views(kind) if view.name > after][: limit + 1]
-        more = len(found) > limit
-        return views.Page(
-            objects=tuple(found[:limit]), next_after=found[limit - 1].name if more else ""
-        )
-
-    async def delete(self, kind: views.Kind, name: str) -> None:
-        """Forgets an object; a Model is drained first.
-
-        Raises:
-            NotFound: nothing of that kind and name is declared.
-            Conflict: an adapter that its Model declares inline.
-        """
-        if kind == "Adapter" and "/" in name:
-            model = name.partition("/")[0]
-            raise errors.Conflict(
-                f"adapter '{name}' is declared inside model '{model}'",
-                hint=f"remove it from `spec.adapters` of model '{model}' and apply that",
-            )
-        stored = self._objects.get(kind, name)
-        self._objects.delete(kind, name)
-        self._statuses.forget(kind, name)
-        self._poke(name if kind == "Model" else str(stored.spec["model"]))
-
-    def _parse(self, manifest: str, file_name: str, base_dir: str) -> parsing.Manifest:
-        try:
-            parsed = parsing.parse(manifest, file=file_name, base_dir=base_dir or None)
-            self._check_unique(parsed)
-        except errors.InvalidManifest:
-            self._metrics.manifest_load(success=False)
-            raise
-        return parsed
-
-    def _check_unique(self, parsed: parsing.Manifest) -> None:
-        """(model, adapter) is unique across what is applied and what is stored already."""
-        inline: dict[tuple[str, str], str] = {}
-        separate: dict[tuple[str, str], str] = {}
-        replaced = {(each.kind, each.name) for each in parsed.objects}
-        kept = [
-            parsing.Declared(
-                kind=kind, name=s.name, labels={}, spec=writing.spec_from_dict(kind, s.spec)
-            )
-            for kind in ("Model", "Adapter")
-            for s in self._objects.every(kind)
-            if (kind, s.name) not in replaced
-        ]
-        for each in (*kept, *parsed.objects):
-            if isinstance(each.spec, spec.ModelSpec):
-                inline |= {(each.name, a.name): each.where for a in each.spec.adapters if a.name}
-            else:
-                separate[each.spec.model, each.name] = each.where
-        for model, adapter in sorted(inline.keys() & separate.keys()):
-            where = inline[model, adapter] or separate[model, adapter]
-            raise errors.InvalidManifest(
-                f"{where}: adapter '{adapter}' of model '{model}' must be declared once: either "
-                "inside the Model or as an object of its own"
-            )
-
-    async def _difference(
-        self, declared: parsing.Declared, parsed: parsing.Manifest
-    ) -> views.ObjectDiff:
-        (result,) = self._objects.apply_many([_wanted(declared)], dry_run=True)
-        before, after = None, writing.spec_to_dict(declared.spec)
-        with contextlib.suppress(errors.NotFound):
-            before = self._objects.get(declared.kind, declared.name).spec
-        return views.ObjectDiff(
-            kind=declared.kind,
-            name=declared.name,
-            action=result.action,
-            unified=diff.unified(before, after, declared.name),
-            plan=await self._planned(declared, parsed)
-            if declared.kind == "Model"
-            else tuple(str(each) for each in diff.changes(before or {}, after)),
-        )
-
-    async def _planned(
-        self, declared: parsing.Declared, parsed: parsing.Manifest
-    ) -> tuple[str, ...]:
-        """The operations that applying this Model, with the manifest's Adapters, would cause."""
-        assert isinstance(declared.spec, spec.ModelSpec)  # by its kind
-        stored = self._read(declared.name)
-        adapters = dict(stored.adapters) if stored else {}
-        adapters |= {
-            each.name: each.spec
-            for each in parsed.objects
-            if isinstance(each.spec, spec.AdapterSpec) and each.spec.model == declared.name
-        }
-        wanted = desire.Declared(
-            name=declared.name, generation=0, spec=declared.spec, adapters=adapters
-        )
-        model = self._live.get(declared.name)
-        serving = model.serving.base if model and model.serving else None
-        desired = await asyncio.to_thread(desire.resolve, wanted, self._resolver, serving)
-        revisions = model.observed() if model else []
-        return tuple(str(each) for each in plan.plan_model(desired.picture(), revisions))
-
-    def _views(self, kind: views.Kind) -> Sequence[views.ObjectView]:
-        stored = [self._statuses.view(each) for each in self._objects.every(kind)]
-        inline = self._statuses.inline() if kind == "Adapter" else []
-        return sorted((*stored, *inline), key=lambda view: view.name)
-
-
-def _model_of(declared: parsing.Declared) -> str:
-    return declared.spec.model if isinstance(declared.spec, spec.AdapterSpec) else declared.name
-
-
-def _wanted(declared: parsing.Declared) -> objects.Wanted:
-    return objects.Wanted(
-        kind=declared.kind,
-        name=declared.name,
-        labels=declared.labels,
-        spec=writing.spec_to_dict(declared.spec),
-    )
-
-
-def _model_spec(stored: objects.Stored) -> spec.ModelSpec:
-    read = writing.spec_from_dict("Model", stored.spec)
-    assert isinstance(read, spec.ModelSpec)  # by its kind
-    return read
-
-
-def _adapter_spec(stored: objects.Stored) -> spec.AdapterSpec:
-    read = writing.spec_from_dict("Adapter", stored.spec)
-    assert isinstance(read, spec.AdapterSpec)  # by its kind
-    return read
+def _ends_plan(operation: plan.Operation, error: errors.Error, model: live.LiveModel) -> bool:
+    """Whether the rest would switch to a revision that is not there, or lacks what may come yet."""
+    if isinstance(operation, plan.StartRevision | plan.SwitchRevision):
+        return True
+    if not isinstance(operation, plan.LoadAdapter | plan.ReplaceAdapter):
+        return False
+    return isinstance(error, errors.Temporary) and model.is_replacing(operation.revision)
 
 
 def _now() -> str:

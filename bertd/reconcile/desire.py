@@ -27,6 +27,11 @@ class Declared:
     adapters: Mapping[str, specs.AdapterSpec] = field(default_factory=dict)
     generations: Mapping[str, int] = field(default_factory=dict)  # of `adapters`
 
+    @property
+    def names(self) -> set[str]:
+        """Every adapter that is named; those of globs are known when they were expanded."""
+        return {*self.adapters, *(each.name for each in self.spec.adapters if each.name)}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
@@ -46,6 +51,12 @@ class Desired:
     adapters: Mapping[str, Found | errors.Error]
     sources: Mapping[str, str]  # of `adapters`, globs expanded
 
+    @property
+    def failures(self) -> dict[str, errors.Error]:
+        """What could not be resolved, by adapter, "" for the base; a new dict."""
+        found = {"": self.base, **self.adapters}
+        return {name: error for name, error in found.items() if isinstance(error, errors.Error)}
+
     def picture(self) -> state.DesiredModel:
         """What the plan looks at."""
         base = None
@@ -58,6 +69,7 @@ class Desired:
             spec=self.declared.spec,
             base=base,
             adapters=tuple(_picture(name, found) for name, found in self.adapters.items()),
+            are_all_named=not any(manifest_sources.is_glob(name) for name in self.failures),
         )
 
 
@@ -73,7 +85,7 @@ def resolve(
             cannot be resolved.
     """
     base = _base(declared.spec.base, resolver)
-    against = base if isinstance(base, resolving.Base) else serving
+    against = base if isinstance(base, resolving.Base) else serving or base
     named = list(_named(declared))
     return Desired(
         declared=declared,
@@ -100,12 +112,14 @@ def _adapter(
     source: str | errors.Error,
     declaration: Declaration,
     resolver: resolving.Resolver,
-    base: resolving.Base | None,
+    base: resolving.Base | errors.Error,
 ) -> Found | errors.Error:
     if isinstance(source, errors.Error):
         return source
-    if base is None:
-        return errors.Temporary("the base is not resolved yet", reason="BaseNotResolved")
+    if isinstance(base, errors.Error):
+        # Waits as its base does: for another try, or for a change.
+        kind = errors.BadArtifact if isinstance(base, errors.BadArtifact) else errors.Temporary
+        return kind("the base is not resolved", reason="BaseNotResolved")
     try:
         file = resolver.adapter(source, base.description)
         output = outputs.of_adapter(file.info, declaration)

@@ -9,12 +9,13 @@ import structlog
 from bertd import errors, metrics
 from bertd.batching import batch
 from bertd.reconcile import desire, outputs, plan, resolving, state
-from bertd.runtime import dispatcher, feeder, revision, router
+from bertd.runtime import dispatcher, feeder, revision, router, worker
 from bertd.tokenization import tokenizer
 
 log = structlog.get_logger()
 
 LOADING_RETRY_S = 0.5
+PUBLISH_EVERY_S = 0.2  # while a plan runs: thousands of adapters become routable as they load
 
 
 @dataclass(slots=True, kw_only=True)
@@ -28,6 +29,7 @@ class Running:
     limits: state.Limits
     tokenizer: tokenizer.Tokenizer
     adapters: dict[str, desire.Found] = field(default_factory=dict)
+    routes: dict[str, router.Route] = field(default_factory=dict)  # by adapter; "" is the base
 
 
 class LiveModel:
@@ -39,6 +41,10 @@ class LiveModel:
         router: where its routes are published.
         metrics: where revisions are recorded.
         on_state: called when a worker comes or goes.
+        spawn: starts a worker process.
+
+    `names` are the adapters that are declared: those that do not serve yet are on their way, unless
+    `failures` says why not ("" is the Model itself). `publish` makes changes of either known.
     """
 
     def __init__(
@@ -49,20 +55,29 @@ class LiveModel:
         router: router.Router,
         metrics: metrics.Metrics,
         on_state: Callable[[], None],
+        spawn: revision.Spawn = worker.Worker.spawn,
     ) -> None:
         self.name = name
         self.serving: Running | None = None
+        self.failures: dict[str, errors.Error] = {}
+        self.names: set[str] = set()
         self._device = device
         self._router = router
         self._metrics = metrics
         self._on_state = on_state
+        self._spawn = spawn
         self._revisions: dict[str, Running] = {}
-        self.publish({})
+        self._published_s = 0.0
+        self.publish()
 
     @property
     def is_up(self) -> bool:
         """Whether calls are answered right now."""
         return self.serving is not None and self.serving.revision.serving
+
+    def is_replacing(self, revision: str) -> bool:
+        """Whether another revision serves while this one is being filled."""
+        return self.serving is not None and self.serving is not self._revisions.get(revision)
 
     def observed(self) -> list[state.ObservedModel]:
         """What exists, for the plan."""
@@ -85,7 +100,7 @@ class LiveModel:
     def blobs(self) -> set[str]:
         """Digests of every stored file that a revision of this Model may still open."""
         running = self._revisions.values()
-        adapters = {f.file.digest for each in running for f in each.adapters.values()}
+        adapters = {digest for each in running for digest in each.revision.held}
         return adapters | {digest for each in running for digest in each.base.blobs.values()}
 
     def details(self) -> dict[str, object]:
@@ -108,6 +123,11 @@ class LiveModel:
             BadArtifact, Temporary: it could not be done; what served before still serves.
         """
         log.info("execute", operation=str(operation))
+        await self._execute(operation, desired)
+        if asyncio.get_running_loop().time() >= self._published_s + PUBLISH_EVERY_S:
+            self.publish()
+
+    async def _execute(self, operation: plan.Operation, desired: desire.Desired) -> None:
         match operation:
             case plan.StartRevision():
                 await self._start(operation, desired)
@@ -134,30 +154,30 @@ class LiveModel:
             await self._retire(name)
         self._metrics.forget_model(self.name)
 
-    def publish(self, failures: Mapping[str, errors.Error]) -> None:
-        """Routes every loaded name to the serving revision and explains the others.
+    def drop_lost(self) -> None:
+        """Forgets adapters that a restarted worker could not load again, so that a plan does."""
+        for running in self._revisions.values():
+            for adapter in running.adapters.keys() - running.revision.entries.keys():
+                del running.adapters[adapter], running.routes[adapter]
 
-        Args:
-            failures: adapter name, or "" for the Model itself, -> why it does not serve.
-        """
-        running = self.serving
-        if running is None:
-            error = failures.get("")
-            loading = errors.NotReady(
-                f"model '{self.name}' is loading", retry_after_s=LOADING_RETRY_S
-            )
-            why = _for_callers(f"model {self.name}", error) if error else loading
-            self._router.publish(self.name, router.Names(refusals={"": why}))
-            return
-        routes = {"": self._route(running, "", None)}
+    def publish(self) -> None:
+        """Routes every loaded name to the serving revision and explains the others."""
+        self._published_s = asyncio.get_running_loop().time()
+        routes = dict(self.serving.routes) if self.serving else {}
+        names = self.names if self.serving else {""}
+        refusals = {name: self._refusal(name) for name in names if name not in routes}
+        self._router.publish(self.name, router.Names(routes=routes, refusals=refusals))
+
+    def _refusal(self, adapter: str) -> errors.Error:
+        what = f"adapter {self.name}/{adapter}" if adapter else f"model {self.name}"
+        if error := self.failures.get(adapter):
+            return _for_callers(what, error)
+        return errors.NotReady(f"{what} is loading", retry_after_s=LOADING_RETRY_S)
+
+    def _make_routes(self, running: Running) -> None:
+        running.routes = {"": self._route(running, "", None)}
         for adapter, found in running.adapters.items():
-            routes[adapter] = self._route(running, adapter, found)
-        waiting = {
-            adapter: _for_callers(f"adapter {self.name}/{adapter}", error)
-            for adapter, error in failures.items()
-            if adapter and adapter not in routes
-        }
-        self._router.publish(self.name, router.Names(routes=routes, refusals=waiting))
+            running.routes[adapter] = self._route(running, adapter, found)
 
     def _route(self, running: Running, adapter: str, found: desire.Found | None) -> router.Route:
         described = running.base.description
@@ -198,6 +218,7 @@ class LiveModel:
                 device=self._device,
                 metrics=self._metrics,
                 on_state=self._on_state,
+                spawn=self._spawn,
             ),
             base=base,
             key=state.reload_key(picture),
@@ -206,47 +227,55 @@ class LiveModel:
             tokenizer=await _tokenizer(base, limits),
         )
         await running.revision.start()
+        self._make_routes(running)
         self._revisions[operation.revision] = running
 
     def _switch(self, name: str) -> None:
-        running = self.serving = self._revisions[name]
+        running = self._revisions[name]
+        if not running.revision.serving:
+            raise errors.Temporary("its worker is being replaced", reason="WorkerRestarting")
+        self.serving = running
         self._metrics.revision(
             model=self.name,
             revision=name,
             precision=str(running.revision.facts.get("precision", "")),
             digest=running.base.description.digest,
         )
-        self.publish({})
+        self.publish()
 
     async def _retire(self, name: str) -> None:
-        await self._revisions.pop(name).revision.close()
+        running = self._revisions[name]
+        running.routes.clear()  # a revision closes when nobody holds a route to it any more
+        await running.revision.close()
+        del self._revisions[name]
 
     async def _load(
         self, operation: plan.LoadAdapter | plan.ReplaceAdapter, desired: desire.Desired
     ) -> None:
         running = self._revisions[operation.revision]
-        found = desired.adapters[operation.adapter]
-        if isinstance(found, errors.Error):
+        found = desired.adapters.get(operation.adapter)
+        if not isinstance(found, desire.Found):
             found = self._held(operation, found)
         target = running.revision
         await target.load_adapter(operation.adapter, found.file.digest, found.file.path)
-        running.adapters[operation.adapter] = found
-        if running is self.serving and isinstance(operation, plan.ReplaceAdapter):
-            self.publish({})
+        self._hold(running, operation.adapter, found)
+
+    def _hold(self, running: Running, adapter: str, found: desire.Found) -> None:
+        running.adapters[adapter] = found
+        running.routes[adapter] = self._route(running, adapter, found)
 
     def _held(
-        self, operation: plan.LoadAdapter | plan.ReplaceAdapter, error: errors.Error
+        self, operation: plan.LoadAdapter | plan.ReplaceAdapter, error: errors.Error | None
     ) -> desire.Found:
         """What serves now under this name and digest: its source may be gone, its blob is not."""
         held = self.serving.adapters.get(operation.adapter) if self.serving else None
         if held is None or held.file.digest != operation.digest:
-            raise error
+            raise error or errors.Bug(f"nothing is known of adapter '{operation.adapter}'")
         return held
 
     def _unload(self, operation: plan.UnloadAdapter) -> None:
         running = self._revisions[operation.revision]
-        running.adapters.pop(operation.adapter)
-        self.publish({})
+        del running.adapters[operation.adapter], running.routes[operation.adapter]
         running.revision.unload_adapter(operation.adapter)
         self._metrics.forget_adapter(self.name, operation.adapter)
 
@@ -254,13 +283,14 @@ class LiveModel:
         found = desired.adapters[operation.adapter]
         if isinstance(found, errors.Error):
             raise found
-        self._revisions[operation.revision].adapters[operation.adapter] = found
+        self._hold(self._revisions[operation.revision], operation.adapter, found)
 
     async def _update_limits(self, operation: plan.UpdateLimits) -> None:
         running = self._revisions[operation.revision]
         running.tokenizer = await _tokenizer(running.base, operation.limits)
         running.limits = operation.limits
         running.revision.set_limits(_limits(operation.limits))
+        self._make_routes(running)
 
 
 def _limits(limits: state.Limits) -> feeder.Limits:

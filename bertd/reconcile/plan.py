@@ -216,21 +216,17 @@ def _keeping(
 ) -> state.DesiredModel:
     """The Model with each unresolved adapter standing for what serves under its name now.
 
-    Another base makes that content worthless, so that it is kept on the same base only.
+    So does each that serves while a glob that may name it cannot be read. Another base makes that
+    content worthless, so that it is kept on the same base only.
     """
     if serving is None or serving.reload_inputs.get("base") != base.digest:
         return model
-    adapters = (
-        dataclasses.replace(
-            adapter,
-            digest=serving.adapters[adapter.name].digest,
-            output=serving.adapters[adapter.name].output,
-        )
-        if adapter.digest is None and adapter.name in serving.adapters
-        else adapter
-        for adapter in model.adapters
-    )
-    return dataclasses.replace(model, adapters=tuple(adapters))
+    wanted = {adapter.name: adapter for adapter in model.adapters}
+    for name, held in serving.adapters.items():
+        unknown = wanted[name].digest is None if name in wanted else not model.are_all_named
+        if unknown:
+            wanted[name] = state.DesiredAdapter(name=name, digest=held.digest, output=held.output)
+    return dataclasses.replace(model, adapters=tuple(wanted.values()))
 
 
 def _settle(model: state.DesiredModel, target: state.ObservedModel) -> Iterator[Operation]:
@@ -247,7 +243,8 @@ def _adapters(
 ) -> Iterator[Operation]:
     """First what frees slots, then the rest by name."""
     wanted = {adapter.name: adapter for adapter in model.adapters}
-    for name in sorted(held.keys() - wanted.keys()):
+    gone = held.keys() - wanted.keys() if model.are_all_named else ()
+    for name in sorted(gone):
         cause = "no longer declared"
         yield UnloadAdapter(model=model.name, revision=revision, adapter=name, cause=cause)
     for name, adapter in sorted(wanted.items()):

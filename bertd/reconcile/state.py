@@ -56,6 +56,8 @@ class DesiredModel:
     base: ResolvedBase | None
     """None: it could not be resolved, what runs stays."""
     adapters: tuple[DesiredAdapter, ...] = ()
+    are_all_named: bool = True
+    """False: a glob could not be read, so that others may be declared; what runs stays."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

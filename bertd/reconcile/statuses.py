@@ -1,5 +1,6 @@
 """What operators are shown: the status of every object, kept in memory and observed anew."""
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from bertd.reconcile import desire, live, resolving, status
 from bertd.store import objects
 
 Key = tuple[str, str]  # kind, name; inline adapters are named MODEL/ADAPTER
+BETWEEN_TURNS = 256  # adapters: thousands of them must not keep callers waiting
 NOT_YET = views.StatusView(observed_generation=0, conditions=())
 
 
@@ -45,52 +47,42 @@ class Statuses:
             if ("Adapter", name) not in self._statuses:
                 self._set("Adapter", name, 0, observations, now)
 
-    def settle(
-        self,
-        desired: desire.Desired,
-        model: live.LiveModel,
-        failures: Mapping[str, errors.Error],
-        now: str,
-    ) -> None:
-        """Writes what one reconcile led to."""
+    async def settle(self, desired: desire.Desired, model: live.LiveModel, now: str) -> None:
+        """Writes what one reconcile led to, except for objects that were deleted meanwhile."""
         declared = desired.declared
-        self._set(
+        revision = model.serving.revision.build.name if model.serving else ""
+        self._update(
             "Model",
             declared.name,
             declared.generation,
-            _of_model(desired, model, failures),
+            _of_model(desired, model),
             now,
             digest=_digest(desired.base),
-            revision=model.serving.revision.build.name if model.serving else "",
+            revision=revision,
             details=model.details(),
         )
         before = self._inline.get(declared.name, {})
-        self._inline[declared.name] = inline = {}
-        for name, found in desired.adapters.items():
-            observations = _of_adapter(name, found, model, failures)
-            facts = _adapter_facts(found)
-            revision = model.serving.revision.build.name if model.serving else ""
+        inline: dict[str, views.ObjectView] = {}
+        for number, (name, found) in enumerate(desired.adapters.items()):
+            if number % BETWEEN_TURNS == 0:
+                await asyncio.sleep(0)
+            observations, facts = _of_adapter(name, found, model), _adapter_facts(found)
             if name in declared.adapters:
                 generation = declared.generations[name]
-                self._set("Adapter", name, generation, observations, now, revision, **facts)
-                continue
-            full = f"{declared.name}/{name}"
-            old = before[full].status.conditions if full in before else ()
-            inline[full] = views.ObjectView(
-                kind="Adapter",
-                name=full,
-                labels={},
-                generation=declared.generation,
-                spec={"model": declared.name, "source": desired.sources[name]},
-                status=views.StatusView(
-                    observed_generation=declared.generation,
-                    conditions=status.observe(
-                        old, observations, generation=declared.generation, time=now
-                    ),
-                    revision=revision,
-                    **facts,
-                ),
-            )
+                self._update("Adapter", name, generation, observations, now, revision, **facts)
+            else:
+                full = f"{declared.name}/{name}"
+                old = before[full].status.conditions if full in before else ()
+                generation = declared.generation
+                inline[full] = views.ObjectView(
+                    kind="Adapter",
+                    name=full,
+                    labels={},
+                    generation=generation,
+                    spec={"model": declared.name, "source": desired.sources[name]},
+                    status=_status(old, generation, observations, now, revision, **facts),
+                )
+        self._inline[declared.name] = inline
 
     def remove(self, model: str, orphans: Iterable[objects.Stored], now: str) -> None:
         """A Model is gone; Adapter objects that name it wait for it."""
@@ -109,34 +101,38 @@ class Statuses:
         """An object was deleted."""
         self._statuses.pop((kind, name), None)
 
-    def _set(
-        self,
-        kind: str,
-        name: str,
-        generation: int,
-        observations: Sequence[status.Observation],
-        now: str,
-        revision: str = "",
-        digest: str = "",
-        details: Mapping[str, object] | None = None,
-    ) -> None:
+    def _update(self, kind: str, name: str, *rest: Any, **facts: Any) -> None:
+        if (kind, name) in self._statuses:
+            self._set(kind, name, *rest, **facts)
+
+    def _set(self, kind: str, name: str, *rest: Any, **facts: Any) -> None:
         old = self._statuses.get((kind, name), NOT_YET).conditions
-        self._statuses[kind, name] = views.StatusView(
-            observed_generation=generation,
-            conditions=status.observe(old, observations, generation=generation, time=now),
-            revision=revision,
-            digest=digest,
-            details=details or {},
-        )
+        self._statuses[kind, name] = _status(old, *rest, **facts)
 
 
-def _of_model(
-    desired: desire.Desired, model: live.LiveModel, failures: Mapping[str, errors.Error]
-) -> tuple[status.Observation, ...]:
+def _status(
+    old: Iterable[views.Condition],
+    generation: int,
+    observations: Sequence[status.Observation],
+    now: str,
+    revision: str = "",
+    digest: str = "",
+    details: Mapping[str, object] | None = None,
+) -> views.StatusView:
+    return views.StatusView(
+        observed_generation=generation,
+        conditions=status.observe(old, observations, generation=generation, time=now),
+        revision=revision,
+        digest=digest,
+        details=details or {},
+    )
+
+
+def _of_model(desired: desire.Desired, model: live.LiveModel) -> tuple[status.Observation, ...]:
     if isinstance(desired.base, errors.Error):
         return status.failed(status.RESOLVED, desired.base)
-    if "" in failures:
-        return status.failed(status.LOADED, failures[""])
+    if "" in model.failures:
+        return status.failed(status.LOADED, model.failures[""])
     if not model.is_up:
         error = errors.Temporary("its worker is being replaced", reason="WorkerRestarting")
         return status.failed(status.READY, error)
@@ -145,17 +141,18 @@ def _of_model(
 
 
 def _of_adapter(
-    name: str,
-    found: desire.Found | errors.Error,
-    model: live.LiveModel,
-    failures: Mapping[str, errors.Error],
+    name: str, found: desire.Found | errors.Error, model: live.LiveModel
 ) -> tuple[status.Observation, ...]:
     if isinstance(found, errors.Error):
         return status.failed(status.RESOLVED, found)
-    if name in failures:
-        return status.failed(status.LOADED, failures[name])
-    if not model.is_up or model.serving is None or name not in model.serving.adapters:
-        error = errors.Temporary("its model does not serve yet", reason="ModelNotReady")
+    if name in model.failures:
+        return status.failed(status.LOADED, model.failures[name])
+    held = model.serving.adapters.get(name) if model.serving else None
+    is_current = held is not None and (
+        (held.file.digest, held.settings) == (found.file.digest, found.settings)
+    )
+    if not model.is_up or not is_current:
+        error = errors.Temporary("its model does not serve it yet", reason="ModelNotReady")
         return status.failed(status.READY, error)
     return status.ready("served")
 

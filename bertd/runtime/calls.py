@@ -50,7 +50,6 @@ class Call:
             vectors = [v for v in self._vectors if v is not None]
             ran = Ran(vectors=vectors, queue_s=self._queue_s, inference_s=self._inference_s)
             self.future.set_result(ran)
-            self.rows = []  # rows point back here; a cycle would hold their slots until collected
 
     def fail(self, error: Exception) -> None:
         """Fails the whole call; later results of its other rows are dropped."""

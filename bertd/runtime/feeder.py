@@ -67,11 +67,6 @@ class Feeder:
         self._sequence = itertools.count()
         self._cost = cost.Cost()
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing waits and nothing runs."""
-        return not len(self._queue) and not self._running
-
     # Rows in.
 
     async def run(
@@ -86,10 +81,13 @@ class Feeder:
         try:
             return await call.future
         except asyncio.CancelledError:
-            for row in call.rows:
-                self._queue.cancel(row)
-            self._record_queue()
+            self._withdraw(call.rows)
             raise
+        finally:
+            # Rows point back at their call, and an error's traceback at this frame: such cycles
+            # would hold the adapter's slot until they are collected.
+            call.rows = []
+            del call
 
     def _submit(
         self,
@@ -115,6 +113,11 @@ class Feeder:
         self._device.pump()
         self._record_queue()
         return call
+
+    def _withdraw(self, rows: Sequence[batch.Row]) -> None:
+        for row in rows:
+            self._queue.cancel(row)
+        self._record_queue()
 
     def _admit(self, now_s: float, deadline_s: float) -> None:
         if deadline_s <= now_s:
@@ -156,15 +159,23 @@ class Feeder:
 
     def ready_at(self) -> float:
         """When a batch may start; infinity while no lane is idle or nobody takes frames."""
-        if not self._idle or not self.open:
+        if not self._idle or not self.open or self._is_isolating():
             return math.inf
         return self._queue.ready_at(self.limits.batch)
+
+    def _is_isolating(self) -> bool:
+        """A suspect runs with nothing beside it on any lane, so that a death blames it alone."""
+        suspects = (rows[0].isolate for rows in self._running.values())
+        return bool(self._running) and (self._queue.next_is_isolated or any(suspects))
 
     def dispatch(self, free_permits: int) -> bool:
         """Sends the next batch to an idle lane; False when only expired rows were waiting."""
         taken = self._queue.take(self._batch_limits(free_permits), self._clock())
         for row in taken.expired:
             self._expire(row)
+        if taken.batch and taken.batch[0].isolate and self._running:
+            self._queue.put_back(taken.batch)  # an expired row hid it from `ready_at`
+            return False
         if not taken.batch:
             return False
         lane = self._idle.pop()
@@ -191,9 +202,10 @@ class Feeder:
 
     def on_result(self, lane: int, header: frames.Header, body: memoryview) -> None:
         """A lane answered: the lane gets its next batch before the callers wake."""
+        # First what may raise: the transport then ends the worker, whose rows run again.
+        result = frames.decode_result(header, body) if header.kind == frames.Kind.RESULT else None
         rows = self._running.pop(lane)
         self._idle.append(lane)
-        result = frames.decode_result(header, body) if header.kind == frames.Kind.RESULT else None
         if result is not None:
             self._cost.learn(sum(row.tokens for row in rows), result.seconds)
         self._device.release()

@@ -124,6 +124,11 @@ class Revision:
         """The slot that answers for the base alone."""
         return self._slots.base
 
+    @property
+    def held(self) -> set[str]:
+        """Digests of every adapter that somebody may still read; a restart loads them again."""
+        return {entry.digest for entry in self._slots.held()}
+
     # Calls.
 
     async def run(
@@ -165,14 +170,21 @@ class Revision:
         self._on_state()
 
     async def close(self) -> None:
-        """Answers what is queued, then ends the worker; new calls are refused meanwhile."""
-        self._closed = True
+        """Answers everybody who has found the revision, then ends the worker.
+
+        Whoever routes here must have stopped before. A caller that holds a route may still be
+        tokenising, so calls are accepted until the last one lets go of its entry.
+        """
+        self.entries.clear()
+        self._slots.let_go()
         for _ in range(round(DRAIN_GRACE_S / DRAIN_POLL_S)):
-            if self._feeder.is_empty or self._process is None:
+            if not self._slots.is_read:
                 break
             await asyncio.sleep(DRAIN_POLL_S)
+        self._closed = True
         if self._restarting is not None:
             self._restarting.cancel()
+            await asyncio.wait((self._restarting,))
         self._feeder.abandon(self._going_away())
         if self._process is not None:
             await self._process.close()
@@ -190,12 +202,22 @@ class Revision:
                 pooling=self.build.pooling,
             )
             for entry in self._slots.held():
-                await process.control("load", slot=entry.slot, path=str(entry.path))
+                await self._reload(process, entry)
+            if process.lost:  # after its last reply, when nobody listened
+                raise errors.Temporary("the worker died while starting", reason="WorkerLost")
         except BaseException:
             await process.close()
             raise
         self._process = process
         self._feeder.open = True
+
+    async def _reload(self, process: Process, entry: slots.Entry) -> None:
+        """Loads an adapter again; one that is broken now must not keep all others down."""
+        try:
+            await process.control("load", slot=entry.slot, path=str(entry.path))
+        except errors.BadArtifact as error:
+            log.error("adapter lost", revision=self.build.name, error=str(error))
+            self.entries = {name: e for name, e in self.entries.items() if e is not entry}
 
     async def _restart(self) -> None:
         for attempt in itertools.count():
@@ -204,7 +226,7 @@ class Revision:
                 async with self._changes:
                     await self._launch()
                 break
-            except errors.Error as error:
+            except Exception as error:  # whatever it is, giving up would leave the Model down
                 log.error("worker restart failed", model=self.build.model, error=str(error))
         self._metrics.worker_restart(model=self.build.model)
         log.warning("worker restarted", revision=self.build.name, pid=self.worker_pid)

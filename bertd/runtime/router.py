@@ -9,6 +9,8 @@ from bertd.runtime import calls, slots
 from bertd.runtime import revision as revisions
 from bertd.tokenization import tokenizer as tokenization
 
+SUGGEST_AMONG_MAX = 256
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
@@ -100,5 +102,8 @@ def _fresh(error: errors.Error) -> errors.Error:
 
 
 def _near(name: str, known: Mapping[str, object] | Sequence[str]) -> str:
+    """A suggestion; among thousands of names it would cost a caller's typo too much."""
+    if len(known) > SUGGEST_AMONG_MAX:
+        return ""
     near = difflib.get_close_matches(name, [k for k in known if k], n=1, cutoff=0.6)
     return f"did you mean '{near[0]}'?" if near else ""

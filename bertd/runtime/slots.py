@@ -32,11 +32,22 @@ class Slots:
     """
 
     def __init__(self, on_free: Callable[[int], None]) -> None:
-        self.base = Entry(BASE_SLOT, "", None)
+        self._base: Entry | None = Entry(BASE_SLOT, "", None)
         self._on_free = on_free
         self._next = BASE_SLOT + 1
         self._free: list[int] = []
-        self._held: weakref.WeakSet[Entry] = weakref.WeakSet()
+        self._held: weakref.WeakSet[Entry] = weakref.WeakSet((self._base,))
+
+    @property
+    def base(self) -> Entry:
+        """The base's own entry, until `let_go`."""
+        assert self._base is not None  # nobody routes to a revision that closes
+        return self._base
+
+    @property
+    def is_read(self) -> bool:
+        """Whether anybody may still read a slot; always so before `let_go`."""
+        return len(self._held) > 0
 
     def take(self, digest: str, path: Path) -> Entry:
         """A new entry in the lowest free slot; call it on the event loop."""
@@ -50,7 +61,11 @@ class Slots:
 
     def held(self) -> list[Entry]:
         """Every entry that somebody may still read, the base's own left out."""
-        return list(self._held)
+        return [entry for entry in self._held if entry.path is not None]
+
+    def let_go(self) -> None:
+        """Holds the base's entry no longer: from now on only callers keep it."""
+        self._base = None
 
     def _give_back(self, slot: int) -> None:
         heapq.heappush(self._free, slot)

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import importlib.util
 import itertools
 import os
 import socket
@@ -42,8 +43,7 @@ class Worker:
     def __init__(self, process: asyncio.subprocess.Process, listener: Listener) -> None:
         self._process = process
         self._listener = listener
-        self._control: asyncio.WriteTransport
-        self._lanes: list[asyncio.WriteTransport] = []
+        self._transports: list[asyncio.WriteTransport] = []  # control, then the lanes
         self._replies: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._ids = itertools.count(1)
         self.lost = False
@@ -55,7 +55,27 @@ class Worker:
 
     @classmethod
     async def spawn(cls, lanes: int, listener: Listener) -> "Worker":
-        """Starts a worker with `lanes` lanes; it holds no base yet."""
+        """Starts a worker with `lanes` lanes; it holds no base yet.
+
+        Raises:
+            BadArtifact: this installation has no torch to compute with.
+            Temporary: the system has no process, descriptor or memory to spare.
+        """
+        if importlib.util.find_spec("torch") is None:
+            raise errors.BadArtifact(
+                "this installation of bertd has no engine: torch is missing",
+                reason="EngineMissing",
+                hint="pip install 'bertd[engine]', and start the daemon again",
+            )
+        try:
+            return await cls._spawn(lanes, listener)
+        except OSError as error:
+            raise errors.Temporary(
+                f"no worker process could be started: {error.strerror}", reason="SpawnFailed"
+            ) from error
+
+    @classmethod
+    async def _spawn(cls, lanes: int, listener: Listener) -> "Worker":
         pairs = [socket.socketpair() for _ in range(lanes + 1)]
         theirs = [pair[1].fileno() for pair in pairs]
         try:
@@ -68,11 +88,19 @@ class Worker:
                 pass_fds=theirs,
                 env=os.environ | SINGLE_THREAD,
             )
+        except BaseException:
+            for pair in pairs:
+                pair[0].close()
+            raise
         finally:
             for pair in pairs:
                 pair[1].close()
         worker = cls(process, listener)
-        await worker._connect([pair[0] for pair in pairs])
+        try:
+            await worker._connect([pair[0] for pair in pairs])
+        except BaseException:
+            await worker.close()
+            raise
         return worker
 
     async def control(
@@ -89,9 +117,11 @@ class Worker:
         id_ = next(self._ids)
         reply: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._replies[id_] = reply
-        self._control.write(frames.encode_control(id_, {"op": operation, **fields}))
+        self._transports[0].write(frames.encode_control(id_, {"op": operation, **fields}))
         try:
-            return _checked(await asyncio.wait_for(reply, timeout_s))
+            # Not wait_for: in Python 3.11 it swallows a cancellation that meets the reply.
+            async with asyncio.timeout(timeout_s):
+                return _checked(await reply)
         except TimeoutError:
             raise errors.Temporary(
                 f"the worker did not finish '{operation}' within {timeout_s:g} s",
@@ -103,17 +133,18 @@ class Worker:
     def tell(self, operation: str, **fields: Any) -> None:
         """Sends a control message whose reply nobody needs."""
         if not self.lost:
-            self._control.write(frames.encode_control(0, {"op": operation, **fields}))
+            self._transports[0].write(frames.encode_control(0, {"op": operation, **fields}))
 
     def send(self, lane: int, frame: bytes) -> None:
         """Gives one batch to an idle lane."""
-        self._lanes[lane].write(frame)
+        self._transports[1 + lane].write(frame)
 
     async def close(self) -> None:
         """Ends the process: politely, then by force; returns when it is gone."""
         self._hang_up()
         try:
-            await asyncio.wait_for(self._process.wait(), EXIT_GRACE_S)
+            async with asyncio.timeout(EXIT_GRACE_S):
+                await self._process.wait()
         except TimeoutError:
             self.kill()
             await self._process.wait()
@@ -133,10 +164,7 @@ class Worker:
             )
             protocol = functools.partial(wire.FrameProtocol, on_frame, self._on_lost)
             transport, _ = await loop.create_unix_connection(protocol, sock=sock)
-            if number == 0:
-                self._control = transport
-            else:
-                self._lanes.append(transport)
+            self._transports.append(transport)
 
     def _on_reply(self, header: frames.Header, body: memoryview) -> None:
         reply = self._replies.get(header.id)
@@ -153,7 +181,7 @@ class Worker:
 
     def _hang_up(self) -> None:
         self.lost = True
-        for transport in (self._control, *self._lanes):
+        for transport in self._transports:
             transport.close()
         for reply in self._replies.values():
             if not reply.done():

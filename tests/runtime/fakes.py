@@ -100,6 +100,7 @@ class Bench:
         self.registry = prometheus_client.CollectorRegistry()
         self.metrics = metrics.Metrics(self.registry)
         self.device = dispatcher.Dispatcher(lanes, self.clock)
+        self._kind: type[FakeWorker] = FakeWorker
         self.revision = self.another("m", limits)
 
     def another(self, model: str, limits: batch.Limits = LIMITS) -> revision.Revision:
@@ -121,8 +122,12 @@ class Bench:
         return self.workers[-1]
 
     async def _spawn(self, lanes: int, listener: worker.Listener) -> FakeWorker:
-        self.workers.append(FakeWorker(listener))
+        self.workers.append(self._kind(listener))
         return self.workers[-1]
+
+    def use(self, kind: type[FakeWorker]) -> None:
+        """Makes every worker from now on one of this kind."""
+        self._kind = kind
 
     async def load(self, name: str, digest: str = "d") -> slots.Entry:
         """Loads an adapter and returns its entry."""

@@ -1,5 +1,6 @@
 """A slot is given to another adapter only when nobody can read it any more."""
 
+import asyncio
 import gc
 from pathlib import Path
 
@@ -56,7 +57,6 @@ async def test_free_slots_are_used_again() -> None:
     for number in range(50):
         slots.add((await bench.load("a", str(number))).slot)
         bench.revision.unload_adapter("a")
-        gc.collect()
         await fakes.turn()
     assert len(slots) <= 2
 
@@ -73,3 +73,31 @@ async def test_a_refused_adapter_leaves_the_old_one() -> None:
     gc.collect()
     await fakes.turn()
     assert (await bench.load("b")).slot == entry.slot + 1
+
+
+async def test_a_failed_call_lets_go_of_its_slot() -> None:
+    """A slot is free as soon as its last call failed or was cancelled, with no garbage collection.
+
+    Else tables would grow, and revisions close late, whenever calls expire.
+    """
+    bench = await fakes.started()
+    entry = await bench.load("a")
+    gc.collect()
+    gc.disable()
+    try:
+        busy = bench.call(0)
+        await fakes.turn()
+        late, gone = bench.call(1, entry=entry, deadline_s=1), bench.call(2, entry=entry)
+        await fakes.turn()
+        gone.cancel()
+        await fakes.turn()
+        bench.clock.now_s += 2
+        bench.process.finish(0)
+        await asyncio.wait((busy, late, gone))
+        assert isinstance(late.exception(), errors.Expired)
+        bench.revision.unload_adapter("a")
+        del late, gone, entry
+        await fakes.turn()
+        assert bench.process.loaded == {}
+    finally:
+        gc.enable()

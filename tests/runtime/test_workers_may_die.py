@@ -1,11 +1,15 @@
 """A worker that fails, lies or dies costs no row that another run can save."""
 
 import asyncio
+import struct
+from typing import Any
 
+import numpy as np
 import pytest
 
-from bertd import errors
-from bertd.runtime import revision
+from bertd import errors, frames
+from bertd.batching import batch
+from bertd.runtime import revision, slots
 from tests.runtime import fakes
 
 
@@ -100,18 +104,182 @@ async def test_a_failing_batch_fails_only_the_bad_row(how: str) -> None:
     assert runs == 4
 
 
-async def test_a_closing_revision_answers_what_it_has() -> None:
-    """Retiring a revision drains its queue first and refuses newcomers."""
+async def test_a_closing_revision_answers_whoever_found_it() -> None:
+    """Retiring a revision waits for calls that run and for callers still tokenising, then refuses.
+
+    A swap fails no call that found the old revision just before it (checklist 46).
+    """
+    bench = await fakes.started()
+    base = bench.revision.base
+    call = bench.call(1)
+    await fakes.turn()
+    closing = asyncio.ensure_future(bench.revision.close())
+    await fakes.turn()
+    bench.process.finish(0)
+    assert (await call).vectors[0][0, 0] == 1
+    late = bench.call(2, entry=base)
+    del base
+    await fakes.turn()
+    bench.process.finish(0)
+    assert (await late).vectors[0][0, 0] == 2
+    del late
+    await closing
+    assert bench.process.lost
+    with pytest.raises(errors.NotReady):
+        await bench.call(3, entry=slots.Entry(0, "", None))
+
+
+async def test_a_worker_that_dies_while_draining_is_replaced() -> None:
+    """Rows of a closing revision survive its worker's death like any others."""
     bench = await fakes.started()
     call = bench.call(1)
     await fakes.turn()
     closing = asyncio.ensure_future(bench.revision.close())
     await fakes.turn()
-    with pytest.raises(errors.NotReady):
-        await bench.call(2)
+    bench.process.die()
+    await fakes.until(lambda: len(bench.workers) == 2 and bool(bench.process.running))
     bench.process.finish(0)
-    await closing
     assert (await call).vectors[0][0, 0] == 1
+    del call
+    await closing
+    assert all(worker.lost for worker in bench.workers)
+
+
+async def test_a_revision_closes_while_its_worker_restarts() -> None:
+    """Closing ends a worker that is only just coming up; nothing is left running."""
+    bench = await fakes.started()
+    slow = asyncio.Event()
+
+    class Slow(fakes.FakeWorker):
+        async def control(self, *args: Any, **fields: Any) -> dict[str, Any]:
+            await slow.wait()
+            return {}
+
+    bench.use(Slow)
+    bench.process.die()
+    await fakes.until(lambda: len(bench.workers) == 2)
+    await bench.revision.close()
+    assert bench.process.lost
+    assert not bench.revision.serving
+
+
+async def test_only_the_row_that_ran_alone_is_blamed() -> None:
+    """With two lanes, suspects still run one at a time: no batch mate is taken for poison (D6)."""
+    bench = await fakes.started(lanes=2)
+    busy = [bench.call(0), bench.call(0)]
+    await fakes.turn()
+    mates = [bench.call(1), bench.call(666), bench.call(2)]
+    await fakes.turn()
+    bench.process.finish(0)
+    await fakes.turn()
+    while not all(task.done() for task in mates):
+        await fakes.until(lambda: bool(bench.process.running) or all(t.done() for t in mates))
+        running = bench.process.running
+        if any(666 in batch.ids_T for batch in running.values()):
+            bench.process.die()
+        elif running:
+            bench.process.finish(next(iter(running)))
+        await fakes.turn()
+    assert [(await mates[n]).vectors[0][0, 0] for n in (0, 2)] == [1, 2]
+    with pytest.raises(errors.Poison):
+        await mates[1]
+    await asyncio.gather(*busy)
+
+
+async def test_a_suspect_behind_an_expired_row_waits_too() -> None:
+    """An expired row in front of a suspect does not let it run beside another batch."""
+    bench = await fakes.started(lanes=2, limits=batch.Limits(max_tokens=4, max_rows=1))
+    suspect = bench.call(666, deadline_s=5)
+    await fakes.turn()
+    bench.process.die()
+    other = bench.call(1, deadline_s=4)
+    late = bench.call(2, deadline_s=4.5)
+    await fakes.until(lambda: len(bench.workers) == 2 and bool(bench.process.running))
+    assert [b.ids_T[0] for b in bench.process.running.values()] == [1, 2]
+    bench.process.finish(next(iter(bench.process.running)))
+    await fakes.turn()
+    assert [b.ids_T[0] for b in bench.process.running.values()] == [2]
+    expiring = bench.call(3, deadline_s=0.1)
+    bench.clock.now_s += 1
+    bench.device.pump()
+    await fakes.turn()
+    assert [b.ids_T[0] for b in bench.process.running.values()] == [2]
+    for _ in range(2):
+        bench.process.finish(next(iter(bench.process.running)))
+        await fakes.turn()
+    await asyncio.gather(suspect, other, late)
+    with pytest.raises(errors.Expired):
+        await expiring
+
+
+async def test_a_result_that_cannot_be_read_loses_no_row() -> None:
+    """A corrupt result raises, which ends the worker; the rows run again and the permit is back."""
+    bench = await fakes.started()
+    call = bench.call(1)
+    await fakes.turn()
+    result = frames.Result(id=0, seconds=0.1, vectors=[np.zeros(2, np.float32)])
+    whole = memoryview(frames.encode_result(result))
+    header, body = frames.decode_header(whole), bytearray(whole[frames.HEADER.size :])
+    struct.pack_into("<i", body, 8, 50)  # fifty rows of two values each, of which two are there
+    with pytest.raises(ValueError, match="reshape"):
+        bench.revision.on_result(0, header, memoryview(body))
+    bench.process.die()
+    await fakes.until(lambda: len(bench.workers) == 2 and bool(bench.process.running))
+    bench.process.finish(0)
+    assert (await call).vectors[0][0, 0] == 1
+    bench.call(2)
+    await fakes.turn()
+    assert bench.process.running
+
+
+async def test_a_worker_that_dies_after_its_last_reply_never_serves() -> None:
+    """A death between the last reply of a start and the start's end is not missed."""
+    bench = fakes.Bench()
+
+    class Dies(fakes.FakeWorker):
+        async def control(self, *args: Any, **fields: Any) -> dict[str, Any]:
+            self.die()
+            return {}
+
+    bench.use(Dies)
+    with pytest.raises(errors.Temporary, match="while starting"):
+        await bench.revision.start()
+    assert not bench.revision.serving
+
+
+async def test_a_restart_outlives_any_failure_of_its_own() -> None:
+    """Whatever goes wrong while a worker is replaced, the next attempt follows."""
+    bench = await fakes.started()
+    troubles: list[Exception] = [RuntimeError("boom"), errors.Temporary("no memory")]
+
+    class Troubled(fakes.FakeWorker):
+        async def control(self, *args: Any, **fields: Any) -> dict[str, Any]:
+            if troubles:
+                raise troubles.pop()
+            return {}
+
+    bench.use(Troubled)
+    bench.process.die()
+    await fakes.until(lambda: bench.revision.serving)
+    assert len(bench.workers) == 4
+
+
+async def test_one_broken_adapter_does_not_keep_a_restart_down() -> None:
+    """An adapter that cannot be loaded again is dropped; its Model and the others serve on."""
+    bench = await fakes.started()
+    good = await bench.load("good", "g")
+    await bench.load("bad", "b")
+
+    class Picky(fakes.FakeWorker):
+        async def control(self, operation: str, *args: Any, **fields: Any) -> dict[str, Any]:
+            if fields.get("path") == "/b":
+                raise errors.BadArtifact("not finite", reason="NotFinite")
+            return await super().control(operation, *args, **fields)
+
+    bench.use(Picky)
+    bench.process.die()
+    await fakes.until(lambda: bench.revision.serving)
+    assert bench.revision.entries == {"good": good}
 
 
 async def test_a_base_that_the_worker_refuses_never_serves() -> None:

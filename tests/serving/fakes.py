@@ -1,4 +1,3 @@
-
 """A Router whose models are functions, a Control that is a dictionary, and a daemon of both."""
 
 import asyncio
