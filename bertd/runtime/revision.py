@@ -22,6 +22,7 @@ log = structlog.get_logger()
 
 RESTART_FIRST_S = 0.1
 RESTART_MAX_S = 30.0
+STABLE_S = 10.0  # a worker that lived longer is replaced at once, whatever came before
 DRAIN_GRACE_S = 30.0
 DRAIN_POLL_S = 0.01
 
@@ -99,6 +100,7 @@ class Revision:
         self._device = device
         self._metrics = metrics
         self._on_state = on_state
+        self._clock = clock
         self._spawn = spawn
         self._slots = slots.Slots(on_free=self._on_free)
         self._feeder = feeder.Feeder(
@@ -107,6 +109,8 @@ class Revision:
         self._process: Process | None = None
         self._changes = asyncio.Lock()  # one change of the process or its adapters at a time
         self._restarting: asyncio.Task[None] | None = None
+        self._launched_s = 0.0
+        self._crashes = 0  # workers in a row that died young
         self._closed = False
 
     @property
@@ -209,6 +213,7 @@ class Revision:
             await process.close()
             raise
         self._process = process
+        self._launched_s = self._clock()
         self._feeder.open = True
 
     async def _reload(self, process: Process, entry: slots.Entry) -> None:
@@ -220,7 +225,7 @@ class Revision:
             self.entries = {name: e for name, e in self.entries.items() if e is not entry}
 
     async def _restart(self) -> None:
-        for attempt in itertools.count():
+        for attempt in itertools.count(self._crashes):
             await asyncio.sleep(restart_delay_s(attempt))
             try:
                 async with self._changes:
@@ -242,6 +247,8 @@ class Revision:
         if self._process is None or not self._process.lost:
             return  # it died while starting: whoever started it is told
         self._process = None
+        died_young = self._clock() - self._launched_s < STABLE_S
+        self._crashes = self._crashes + 1 if died_young else 0
         batches = self._feeder.on_lost()
         log.error("worker died", revision=self.build.name, batches=batches)
         if not self._closed:

@@ -83,6 +83,7 @@ class FakeWorker:
     def die(self) -> None:
         """Ends without answering anything."""
         self.lost = True
+        self.running.clear()
         self._listener.on_lost()
 
     def _deliver(self, lane: int, frame: bytes) -> None:

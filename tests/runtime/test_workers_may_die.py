@@ -303,3 +303,20 @@ async def test_a_base_that_the_worker_refuses_never_serves() -> None:
 def test_restarts_back_off(attempt: int, delay_s: float) -> None:
     """The first replacement starts at once, later ones wait twice as long each, up to 30 s."""
     assert revision.restart_delay_s(attempt) == pytest.approx(delay_s)
+
+
+async def test_a_crash_loop_backs_off_and_a_stable_worker_is_replaced_at_once() -> None:
+    """Workers that die young are replaced ever later; one that lived a while, at once."""
+    bench = await fakes.started()
+    bench.clock.now_s += 60
+    bench.process.die()
+    assert bench.revision._crashes == 0
+    for crashes in (1, 2):
+        await fakes.until(lambda: bench.revision.serving)
+        bench.process.die()
+        assert bench.revision._crashes == crashes
+    await fakes.until(lambda: bench.revision.serving)
+    bench.clock.now_s += 60
+    bench.process.die()
+    assert bench.revision._crashes == 0
+    await fakes.until(lambda: bench.revision.serving)
