@@ -85,58 +85,59 @@ Names = Annotated[
 Format = Annotated[Output, typer.Option("--output", "-o", help="What stdout gets")]
 
 
+File = Annotated[Path, typer.Argument(help="An adapter file")]
+Out = Annotated[Path, typer.Option("--out", help="The adapter file to write")]
+Eval = Annotated[Path | None, typer.Option("--eval", help="Labelled text, read once, at the end")]
+Labels = Annotated[str, typer.Option(help="Class order, a,b,c; else the data's labels, sorted")]
+Best = Annotated[Metric, typer.Option(help="What picks the best epoch")]
+Head = Annotated[HeadKind, typer.Option(help="Kind of the head")]
+Input = Annotated[HeadInput, typer.Option(help="What the head reads")]
+Epochs = Annotated[int, typer.Option(help="Passes over the data")]
+BatchRows = Annotated[int, typer.Option(help="Rows in one step")]
+BiasRate = Annotated[float, typer.Option(help="Peak learning rate of the biases")]
+HeadRate = Annotated[float, typer.Option(help="Peak learning rate of the head")]
+Warmup = Annotated[float, typer.Option(help="Share of steps in which the rates rise")]
+Dropout = Annotated[float | None, typer.Option(help="While training; else the base's own")]
+Balance = Annotated[float, typer.Option(help="0: rows count alike; 1: classes count alike")]
+Validation = Annotated[float, typer.Option(help="Share of the data that picks the best epoch")]
+Biases = Annotated[str, typer.Option(help="Keywords of the biases to learn: query,output")]
+MaxLength = Annotated[int, typer.Option(help="Tokens of one row; the rest is cut")]
+Learn = Annotated[Precision, typer.Option("--precision", help="What the encoder learns in")]
+Serve = Annotated[Precision, typer.Option("--precision", help="What the engine computes in")]
+Seed = Annotated[int, typer.Option(help="Of everything that is random")]
+
+
 @app.command()
 def train(  # noqa: PLR0913 (a verb's options are its parameters)
     *,
     base: Base,
     data: Data,
-    out: Annotated[Path, typer.Option("--out", help="The adapter file to write")],
-    eval_data: Annotated[
-        Path | None, typer.Option("--eval", help="Labelled text that is read once, at the end")
-    ] = None,
+    out: Out,
+    eval_data: Eval = None,
     text_column: TextColumn = "text",
     label_column: LabelColumn = "label",
     pair_column: PairColumn = None,
     columns: Names = "",
-    labels: Annotated[
-        str, typer.Option(help="Labels in class order: a,b,c; else those of the data, sorted")
-    ] = "",
-    metric: Annotated[Metric, typer.Option(help="What picks the best epoch")] = Metric.ACCURACY,
-    head: Annotated[HeadKind, typer.Option(help="Kind of the head")] = HeadKind.LINEAR,
-    head_input: Annotated[HeadInput, typer.Option(help="What the head reads")] = HeadInput.MEAN,
-    epochs: Annotated[int, typer.Option(help="Passes over the data")] = 5,
-    batch_rows: Annotated[int, typer.Option(help="Rows in one step")] = 32,
-    bias_rate: Annotated[float, typer.Option(help="Peak learning rate of the biases")] = 3e-3,
-    head_rate: Annotated[float, typer.Option(help="Peak learning rate of the head")] = 3e-3,
-    warmup: Annotated[float, typer.Option(help="Share of steps in which the rates rise")] = 0.1,
-    dropout: Annotated[
-        float | None, typer.Option(help="Dropout while training; else the base's own")
-    ] = None,
-    balance: Annotated[
-        float, typer.Option(help="0: every row counts alike; 1: every class counts alike")
-    ] = 0.0,
-    validation: Annotated[
-        float, typer.Option(help="Share of the data that only picks the best epoch")
-    ] = 0.1,
-    biases: Annotated[str, typer.Option(help="Keywords of the biases to learn: query,output")] = (
-        "all"
-    ),
-    max_length: Annotated[int, typer.Option(help="Tokens of one row; the rest is cut")] = 128,
-    precision: Annotated[Precision, typer.Option(help="What the encoder learns in")] = (
-        Precision.FP32
-    ),
-    seed: Annotated[int, typer.Option(help="Of everything that is random")] = 42,
+    labels: Labels = "",
+    metric: Best = Metric.ACCURACY,
+    head: Head = HeadKind.LINEAR,
+    head_input: Input = HeadInput.MEAN,
+    epochs: Epochs = 5,
+    batch_rows: BatchRows = 32,
+    bias_rate: BiasRate = 3e-3,
+    head_rate: HeadRate = 3e-3,
+    warmup: Warmup = 0.1,
+    dropout: Dropout = None,
+    balance: Balance = 0.0,
+    validation: Validation = 0.1,
+    biases: Biases = "all",
+    max_length: MaxLength = 128,
+    precision: Learn = Precision.FP32,
+    seed: Seed = 42,
     output: Format = Output.TABLE,
 ) -> None:
     """Train an adapter and write it to one file."""
-    try:
-        from transformers.utils import logging as transformers_logging  # noqa: PLC0415
-
-        from bertd.bitfit import config, training  # noqa: PLC0415
-    except ImportError as e:
-        raise errors.InvalidRequest(
-            f"training needs '{e.name}', which is not installed", hint="pip install 'bertd[train]'"
-        ) from e
+    from bertd.bitfit import config  # noqa: PLC0415
 
     asked = config.TrainConfig(
         base=base,
@@ -161,10 +162,7 @@ def train(  # noqa: PLR0913 (a verb's options are its parameters)
         precision=precision.value,
         seed=seed,
     )
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    with _bar() as bar:
-        today = datetime.datetime.now(datetime.UTC).date().isoformat()
-        result = training.train(asked, date=today, report=_reporter(bar, asked))
+    result = _train(asked)
     if output is Output.JSON:
         _print_json({"digest": result.digest, "bytes": result.file_bytes} | dict(result.record))
     else:
@@ -172,9 +170,7 @@ def train(  # noqa: PLR0913 (a verb's options are its parameters)
 
 
 @app.command()
-def inspect(
-    file: Annotated[Path, typer.Argument(help="An adapter file")], output: Format = Output.TABLE
-) -> None:
+def inspect(file: File, output: Format = Output.TABLE) -> None:
     """Print what an adapter file says about itself."""
     from bertd.checkpoint import adapter_file  # noqa: PLC0415
 
@@ -188,16 +184,14 @@ def inspect(
 @app.command()
 def evaluate(  # noqa: PLR0913 (a verb's options are its parameters)
     *,
-    file: Annotated[Path, typer.Argument(help="An adapter file")],
+    file: File,
     base: Base,
     data: Data,
     text_column: TextColumn = "text",
     label_column: LabelColumn = "label",
     pair_column: PairColumn = None,
     columns: Names = "",
-    precision: Annotated[Precision, typer.Option(help="What the engine computes in")] = (
-        Precision.FP32
-    ),
+    precision: Serve = Precision.FP32,
     output: Format = Output.TABLE,
 ) -> None:
     """Measure an adapter on labelled text with the engine that serves it."""
@@ -214,6 +208,21 @@ def evaluate(  # noqa: PLR0913 (a verb's options are its parameters)
         _print_json({"adapter": str(file), "data": str(data), **found})
     else:
         _print_table(f"{file} on {data}", [(name, _number(value)) for name, value in found.items()])
+
+
+def _train(asked: "bitfit_config.TrainConfig") -> "bitfit_config.TrainResult":
+    try:
+        from transformers.utils import logging as transformers_logging  # noqa: PLC0415
+
+        from bertd.bitfit import training  # noqa: PLC0415
+    except ImportError as e:
+        raise errors.InvalidRequest(
+            f"training needs '{e.name}', which is not installed", hint="pip install 'bertd[train]'"
+        ) from e
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    with _bar() as bar:
+        return training.train(asked, date=today, report=_reporter(bar, asked))
 
 
 def _predict(file: Path, base: str, table: "tables.Table", precision: Precision) -> list[int]:

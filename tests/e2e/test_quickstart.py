@@ -79,6 +79,8 @@ def test_plain_stubs_from_the_proto_files(quickstart: conftest.Daemon, tmp_path:
         ],
         check=True,
     )
+    for folder in ("bertd", "bertd/v1"):  # else the installed package would be found first
+        (tmp_path / folder / "__init__.py").touch()
     program = f"""
 import sys; sys.path.insert(0, {str(tmp_path)!r})
 import grpc
