@@ -50,7 +50,7 @@ def main() -> int:
 
 async def endure(folder: Path, seconds: float) -> int:
     """The whole run; 1 if any call failed."""
-    counts: Counter[str] = Counter()
+    counts: Counter[str] = Counter(answered=0, failed=0)
     async with daemon(folder) as front:
         before = vital_signs(front.pid)
         until = time.monotonic() + seconds

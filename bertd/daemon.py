@@ -81,6 +81,8 @@ def _stop(stopping: asyncio.Event) -> None:
 
 @contextlib.asynccontextmanager
 async def _serving(options: Options) -> AsyncIterator[None]:
+    # Half of the page, and nobody asks for it.
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     registry = prometheus_client.CollectorRegistry()
     series = metrics.Metrics(registry)
     states = health.Health()
@@ -139,6 +141,12 @@ async def _listening(
         (private, options.admin),
         *([(probes, options.health)] if options.health else []),
     ]
+    if not addresses.target(options.admin).startswith(sockets.UNIX):
+        raise errors.InvalidRequest(
+            f"the admin address '{options.admin}' must be a Unix socket: whoever reaches it may do "
+            "anything",
+            hint="name a path, for example /run/bertd/admin.sock",
+        )
     async with contextlib.AsyncExitStack() as stack:
         for each, address in targets:
             listener = stack.enter_context(sockets.bind(each, addresses.target(address)))

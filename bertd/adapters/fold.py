@@ -1,4 +1,4 @@
-"""Folding: eleven bias vectors per layer become four, exactly.
+"""Folding: a layer's eight bias vectors (11h values) become four sites (7h), exactly.
 
 In a post-LN encoder a LayerNorm's bias beta reaches the next layer only through products and the
 residual sum, so it can move into them; softmax ignores any score term that is constant over the

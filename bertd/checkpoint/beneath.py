@@ -113,9 +113,10 @@ class Root:
         """As `find`, but a missing file is an error with reason `MissingFile`."""
         fd = self.find(name, limit_bytes)
         if fd is None:
-            raise errors.BadArtifact(
-                f"{families.quote(self.text)} has no '{name}'", reason="MissingFile", hint=hint
-            )
+            where = families.quote(self.text)
+            is_itself = self.text.endswith(f"/{name}")
+            message = f"{where} does not exist" if is_itself else f"{where} has no '{name}'"
+            raise errors.BadArtifact(message, reason="MissingFile", hint=hint)
         return fd
 
     def _check(self, fd: int, name: str, limit_bytes: int) -> None:

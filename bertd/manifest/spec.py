@@ -374,8 +374,8 @@ class ModelSpec(Part):
     base: Base
     """The encoder weights."""
     precision: Literal["auto", "fp32", "bf16", "int8", "fp8"] = "auto"
-    """Number format of the matrix products. `auto` picks `fp32` or `bf16`; `int8` and `fp8` are not
-    available in this version."""
+    """Number format of the matrix products. `auto` is `fp32` in this version; `int8` and `fp8`
+    are not available in it."""
     max_length: (
         Annotated[int, pydantic.Field(ge=LENGTH_LOWEST_TOKENS, le=LENGTH_LIMIT_TOKENS)] | None
     ) = None

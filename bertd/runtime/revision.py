@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 RESTART_FIRST_S = 0.1
 RESTART_MAX_S = 30.0
-STABLE_S = 10.0  # a worker that lived longer is replaced at once, whatever came before
+STABLE_S = 60.0  # a worker that lived so long, or answered anything, is replaced at once
 DRAIN_GRACE_S = 30.0
 DRAIN_POLL_S = 0.01
 
@@ -110,7 +110,7 @@ class Revision:
         self._changes = asyncio.Lock()  # one change of the process or its adapters at a time
         self._restarting: asyncio.Task[None] | None = None
         self._launched_s = 0.0
-        self._crashes = 0  # workers in a row that died young
+        self._crashes = 0  # workers in a row that died young and answered nothing
         self._closed = False
 
     @property
@@ -225,7 +225,8 @@ class Revision:
             self.entries = {name: e for name, e in self.entries.items() if e is not entry}
 
     async def _restart(self) -> None:
-        for attempt in itertools.count(self._crashes):
+        first, self._crashes = self._crashes, self._crashes + 1
+        for attempt in itertools.count(first):
             await asyncio.sleep(restart_delay_s(attempt))
             try:
                 async with self._changes:
@@ -240,6 +241,8 @@ class Revision:
 
     def on_result(self, lane: int, header: frames.Header, body: memoryview) -> None:
         """A lane answered its batch."""
+        if header.kind == frames.Kind.RESULT:
+            self._crashes = 0
         self._feeder.on_result(lane, header, body)
 
     def on_lost(self) -> None:
@@ -247,8 +250,8 @@ class Revision:
         if self._process is None or not self._process.lost:
             return  # it died while starting: whoever started it is told
         self._process = None
-        died_young = self._clock() - self._launched_s < STABLE_S
-        self._crashes = self._crashes + 1 if died_young else 0
+        if self._clock() - self._launched_s >= STABLE_S:
+            self._crashes = 0
         batches = self._feeder.on_lost()
         log.error("worker died", revision=self.build.name, batches=batches)
         if not self._closed:

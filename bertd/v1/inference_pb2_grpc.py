@@ -30,8 +30,8 @@ class InferenceStub(object):
     all-or-nothing: either every input is answered, in input order, or the call fails as a whole.
 
     At most 1024 inputs and 4 MiB a call. A call without a deadline gets one of 10 s, and none is
-    longer than 300 s. Every failure carries google.rpc.ErrorInfo with domain "bertd.dev", and
-    UNAVAILABLE says when to ask again (grpc-retry-pushback-ms, google.rpc.RetryInfo).
+    longer than 300 s. Every failure of bertd's own carries google.rpc.ErrorInfo with domain
+    "bertd.dev", and UNAVAILABLE says when to ask again (grpc-retry-pushback-ms, RetryInfo).
     """
 
     def __init__(self, channel):
@@ -62,8 +62,8 @@ class InferenceServicer(object):
     all-or-nothing: either every input is answered, in input order, or the call fails as a whole.
 
     At most 1024 inputs and 4 MiB a call. A call without a deadline gets one of 10 s, and none is
-    longer than 300 s. Every failure carries google.rpc.ErrorInfo with domain "bertd.dev", and
-    UNAVAILABLE says when to ask again (grpc-retry-pushback-ms, google.rpc.RetryInfo).
+    longer than 300 s. Every failure of bertd's own carries google.rpc.ErrorInfo with domain
+    "bertd.dev", and UNAVAILABLE says when to ask again (grpc-retry-pushback-ms, RetryInfo).
     """
 
     def Classify(self, request, context):
@@ -118,8 +118,8 @@ class Inference(object):
     all-or-nothing: either every input is answered, in input order, or the call fails as a whole.
 
     At most 1024 inputs and 4 MiB a call. A call without a deadline gets one of 10 s, and none is
-    longer than 300 s. Every failure carries google.rpc.ErrorInfo with domain "bertd.dev", and
-    UNAVAILABLE says when to ask again (grpc-retry-pushback-ms, google.rpc.RetryInfo).
+    longer than 300 s. Every failure of bertd's own carries google.rpc.ErrorInfo with domain
+    "bertd.dev", and UNAVAILABLE says when to ask again (grpc-retry-pushback-ms, RetryInfo).
     """
 
     @staticmethod

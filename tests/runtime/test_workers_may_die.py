@@ -305,18 +305,21 @@ def test_restarts_back_off(attempt: int, delay_s: float) -> None:
     assert revision.restart_delay_s(attempt) == pytest.approx(delay_s)
 
 
-async def test_a_crash_loop_backs_off_and_a_stable_worker_is_replaced_at_once() -> None:
-    """Workers that die young are replaced ever later; one that lived a while, at once."""
+async def test_a_crash_loop_backs_off_and_a_useful_worker_is_replaced_at_once() -> None:
+    """Workers that die having answered nothing are replaced ever later; others, at once."""
     bench = await fakes.started()
-    bench.clock.now_s += 60
-    bench.process.die()
-    assert bench.revision._crashes == 0
-    for crashes in (1, 2):
+    for crashes in (1, 2, 3):
         await fakes.until(lambda: bench.revision.serving)
         bench.process.die()
-        assert bench.revision._crashes == crashes
+        await fakes.until(lambda crashes=crashes: bench.revision._crashes == crashes)
     await fakes.until(lambda: bench.revision.serving)
-    bench.clock.now_s += 60
-    bench.process.die()
+    call = bench.call(1)
+    await fakes.turn()
+    bench.process.finish(0)
+    await call
     assert bench.revision._crashes == 0
-    await fakes.until(lambda: bench.revision.serving)
+    for _ in range(2):
+        bench.clock.now_s += revision.STABLE_S
+        bench.process.die()
+        await fakes.until(lambda: bench.revision.serving)
+        assert bench.revision._crashes == 1
