@@ -106,7 +106,7 @@ def test_a_bad_source_is_named(source: str, reason: str, words: str) -> None:
 def test_a_missing_file_is_named_with_its_remedy(tmp_path: Path) -> None:
     """Without network a checkpoint that lacks a file says which and what to do (F7)."""
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
-        path = making.directory(tmp_path / name)
+        path = making.directory(tmp_path / f"without-{name}")
         path.joinpath(name).unlink()
         error = refusal(path)
         assert error.reason == "MissingFile"
