@@ -7,8 +7,8 @@ FROM python:3.11-slim AS build
 ARG TORCH_VERSION=2.13.0
 ARG TORCH_INDEX_URL=""
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-RUN python -m venv /opt/bertd
-ENV PATH=/opt/bertd/bin:$PATH
+RUN python -m venv /app
+ENV PATH=/app/bin:$PATH
 # torch first: it is large and changes seldom, so that its layer is built once. It is pinned; the
 # linter loses the version behind the optional flag.
 # hadolint ignore=DL3013
@@ -21,10 +21,10 @@ COPY bertd ./bertd
 RUN pip install ".[engine]"
 
 FROM python:3.11-slim
-COPY --from=build /opt/bertd /opt/bertd
+COPY --from=build /app /app
 # Everything that is written lies below this one folder: the root file system may be read-only.
 RUN install -d -o 65532 -g 65532 -m 0700 /var/lib/bertd
-ENV PATH=/opt/bertd/bin:$PATH \
+ENV PATH=/app/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/var/lib/bertd \
     HF_HOME=/var/lib/bertd/hub \

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import threading
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from bertd.runtime import dispatcher, router, worker
 from bertd.store import blobs, objects
 from tests.runtime import fakes
 
+GATE_TIMEOUT_S = 30.0
 CONFIG = {
     "model_type": "bert",
     "vocab_size": 8,
@@ -43,10 +45,13 @@ class Resolver(resolving.Resolver):
         self.bases: dict[str, str | errors.Error] = {}
         self.adapters: dict[str, str | errors.Error] = {}
         self.asked: list[str] = []
+        self.gate = threading.Event()  # cleared: whoever asks for a base waits
+        self.gate.set()
         self.kept: list[set[str]] = []
 
     def base(self, declared: spec.Base) -> resolving.Base:
         self.asked.append(declared.source)
+        assert self.gate.wait(GATE_TIMEOUT_S)
         content = _now(self.bases, declared.source)
         return resolving.Base(
             blobs={"weights": _digest(content)}, files={}, description=self._describe(content)
