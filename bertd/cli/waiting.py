@@ -84,15 +84,23 @@ class Transitions:
         self._shown: dict[tuple[str, str, str], tuple[str, str, str]] = {}
 
     def show(self, shown: admin.Object) -> None:
-        """Prints every condition that is new or has another status, reason or message."""
-        for each in shown.status.conditions:
-            place, now = (
-                (shown.kind, shown.name, each.type),
-                (each.status, each.reason, each.message),
-            )
-            if self._shown.get(place) != now:
-                self._shown[place] = now
-                terminal.note(f"{references.text(shown.kind, shown.name)}: {describe(each)}")
+        """Prints, in one line, every condition with another status, reason or message than before.
+
+        The reason and the message are those of Ready, which sums the others up.
+        """
+        changed = [each for each in shown.status.conditions if self._is_news(shown, each)]
+        if not changed:
+            return
+        telling = next((each for each in changed if each.type == READY), changed[-1])
+        others = [f"{each.type}={each.status}" for each in changed if each is not telling]
+        line = " ".join((*others, describe(telling)))
+        terminal.note(f"{references.text(shown.kind, shown.name)}: {line}")
+
+    def _is_news(self, shown: admin.Object, condition: admin.Condition) -> bool:
+        place = (shown.kind, shown.name, condition.type)
+        now = (condition.status, condition.reason, condition.message)
+        before, self._shown[place] = self._shown.get(place), now
+        return before != now
 
 
 def describe(condition: admin.Condition) -> str:
