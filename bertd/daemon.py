@@ -31,8 +31,6 @@ from bertd.store import blobs, lock, objects
 log = structlog.get_logger()
 
 STOP_GRACE_S = 5.0
-EXIT_CONFLICT = 4
-EXIT_INVALID = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,16 +47,15 @@ class Options:
     reflection: bool = False  # on the data port; the admin socket always has it
 
 
-def main(options: Options) -> int:
-    """Runs the daemon until SIGTERM or SIGINT; returns the process's exit code."""
+def main(options: Options) -> None:
+    """Runs the daemon until SIGTERM or SIGINT.
+
+    Raises:
+        Conflict: another daemon holds the state directory or an address.
+        InvalidRequest, BadArtifact, Temporary: it cannot start as it was told.
+    """
     _configure_log(options.log_format)
-    try:
-        uvloop.run(_run(options))
-    except errors.Conflict as error:
-        return _refuse(error, EXIT_CONFLICT)
-    except errors.Error as error:
-        return _refuse(error, EXIT_INVALID)
-    return 0
+    uvloop.run(_run(options))
 
 
 async def _run(options: Options) -> None:
@@ -131,6 +128,12 @@ async def _listening(
     states: health.Health,
     owner: admin.Admin,
 ) -> AsyncIterator[None]:
+    if not addresses.target(options.admin).startswith(sockets.UNIX):
+        raise errors.InvalidRequest(
+            f"the admin address '{options.admin}' must be a Unix socket: whoever reaches it may do "
+            "anything",
+            hint="name a path, for example /run/bertd/admin.sock",
+        )
     data = server.data_server(
         guarded, inference=edge, health=states, is_reflecting=options.reflection
     )
@@ -141,12 +144,6 @@ async def _listening(
         (private, options.admin),
         *([(probes, options.health)] if options.health else []),
     ]
-    if not addresses.target(options.admin).startswith(sockets.UNIX):
-        raise errors.InvalidRequest(
-            f"the admin address '{options.admin}' must be a Unix socket: whoever reaches it may do "
-            "anything",
-            hint="name a path, for example /run/bertd/admin.sock",
-        )
     async with contextlib.AsyncExitStack() as stack:
         for each, address in targets:
             listener = stack.enter_context(sockets.bind(each, addresses.target(address)))
@@ -197,10 +194,3 @@ def _configure_log(log_format: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-
-
-def _refuse(error: errors.Error, code: int) -> int:
-    sys.stderr.write(f"error: {error.message}\n")
-    if error.hint:
-        sys.stderr.write(f"hint: {error.hint}\n")
-    return code

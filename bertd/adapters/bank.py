@@ -62,9 +62,6 @@ class Bank:
     def __getitem__(self, slot: int) -> Loaded:
         return self._loaded[slot]
 
-    def __len__(self) -> int:
-        return len(self._loaded) - 1
-
     def load(self, slot: int, adapter: adapter_file.Adapter) -> None:
         """Folds `adapter` into `slot`, which no batch may be reading."""
         if slot == BASE_SLOT:

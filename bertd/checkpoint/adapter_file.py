@@ -100,8 +100,19 @@ def read(
     )
 
 
+def read_for(path: Path, base: files.Base, *, what: str = "") -> Adapter:
+    """Read an adapter that must belong to this base, which is proved before its tensors are.
+
+    Raises:
+        errors.BadArtifact: as `check_base` and `read`.
+        errors.Temporary: the disk failed.
+    """
+    check_base(read_info(path, what=what), base.digest, base.tokenizer_digest, what=what)
+    return read(path, base.shape, base.has_pooler, what=what)
+
+
 def check_base(
-    info: AdapterInfo, base_digest: str, tokenizer_digest: str, *, what: str = "the adapter"
+    info: AdapterInfo, base_digest: str, tokenizer_digest: str, *, what: str = ""
 ) -> None:
     """Prove that an adapter was made for this base and this tokenizer. `what` names the file.
 
@@ -114,8 +125,8 @@ def check_base(
     ):
         if wanted != found:
             raise errors.BadArtifact(
-                f"{what} belongs to the {word} sha256:{wanted}, but the model's {word} is "
-                f"sha256:{found}",
+                f"{what or 'the adapter'} belongs to the {word} sha256:{wanted}, "
+                f"but the model's {word} is sha256:{found}",
                 reason=reason,
                 hint=f"train it on this {word}, or declare a model on that one",
             )

@@ -110,7 +110,12 @@ def serve(
         log_format=log_format.value,
         reflection=reflection,
     )
-    raise typer.Exit(daemon.main(options))
+    try:
+        daemon.main(options)
+    except errors.Error as error:
+        terminal.fail(error)
+        conflict = isinstance(error, errors.Conflict)
+        raise typer.Exit(exits.CONFLICT if conflict else exits.INVALID) from None
 
 
 @app.command()

@@ -9,8 +9,7 @@ from bertd.checkpoint import adapter_file, sources
 from bertd.checkpoint import files as checkpoint_files
 from bertd.cli import exits, manifests, references, terminal
 from bertd.manifest import parsing, spec
-from bertd.reconcile import outputs
-from bertd.tokenization import tokenizer
+from bertd.reconcile import outputs, resolving
 
 Bases = dict[str, checkpoint_files.Base]
 
@@ -79,30 +78,11 @@ def _base(wanted: spec.ModelSpec) -> checkpoint_files.Base:
     opened = sources.open_checkpoint(wanted.base.source)
     try:
         base = checkpoint_files.describe({name: _path(fd) for name, fd in opened.items()})
-        _check_length(wanted, base)
+        resolving.load_tokenizer(base, wanted.max_length)
     finally:
         sources.close(opened)
-    if wanted.base.digest not in (None, f"sha256:{base.digest}"):
-        raise errors.BadArtifact(
-            f"`base.digest` pins {wanted.base.digest}, and the files are sha256:{base.digest}",
-            reason="DigestMismatch",
-        )
+    resolving.check_pin(wanted.base, base)
     return base
-
-
-def _check_length(wanted: spec.ModelSpec, base: checkpoint_files.Base) -> None:
-    longest = base.shape.max_tokens
-    if wanted.max_length is not None and wanted.max_length > longest:
-        raise errors.BadArtifact(
-            f"`maxLength` is {wanted.max_length}, and the checkpoint has positions for {longest}",
-            reason="MaxLengthTooLarge",
-        )
-    tokenizer.Tokenizer.load(
-        base.tokenizer,
-        max_length=wanted.max_length or base.max_length,
-        vocab=base.shape.vocab,
-        token_types=base.shape.token_types,
-    )
 
 
 def _check_adapter(
@@ -116,8 +96,7 @@ def _check_adapter(
         if base is None:
             info = adapter_file.read_info(path, what=what)
         else:
-            info = adapter_file.read(path, base.shape, base.has_pooler, what=what).info
-            adapter_file.check_base(info, base.digest, base.tokenizer_digest)
+            info = adapter_file.read_for(path, base, what=what).info
     finally:
         os.close(fd)
     outputs.of_adapter(info, wanted)

@@ -11,7 +11,6 @@ Every method raises `failure.CallError`; `error.unreachable` tells an absent dae
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self, TypeVar
 
 import grpc
@@ -183,12 +182,7 @@ class AdminClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _call(self, method: Callable[..., Reply], request: object) -> Reply:

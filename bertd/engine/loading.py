@@ -26,7 +26,14 @@ class LoadedBase:
     description: checkpoint_files.Base
     runner: runner.Runner
     precision: str
-    weights: safetensors.Weights  # mapped: folding reads the original fp32 weights
+
+    def load_adapter(self, slot: int, path: Path) -> None:
+        """Proves an adapter file against this base and folds it into `slot`.
+
+        Raises:
+            BadArtifact: the file is broken or belongs to another base or tokenizer.
+        """
+        self.runner.bank.load(slot, adapter_file.read_for(path, self.description))
 
     def facts(self) -> dict[str, Any]:
         """What `describe` shows of a running revision; JSON values."""
@@ -75,7 +82,6 @@ def load_base(
             _checked_pooling(pooling or description.pooling.mode, description),
         ),
         precision=chosen,
-        weights=mapped,
     )
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bertd import frames
 from bertd.adapters import bank
-from bertd.checkpoint import adapter_file, sources
+from bertd.checkpoint import sources
 from bertd.engine import loading
 from bertd.tokenization import tokenizer
 
@@ -60,11 +60,8 @@ class Session:
         Raises:
             BadArtifact: the file is broken or belongs to another base or tokenizer.
         """
-        described = self.base.description
-        adapter = adapter_file.read(Path(path), described.shape, described.has_pooler)
-        adapter_file.check_base(adapter.info, described.digest, described.tokenizer_digest)
         slot = next(self._slots)
-        self.base.runner.bank.load(slot, adapter)
+        self.base.load_adapter(slot, Path(path))
         return slot
 
     def classify(

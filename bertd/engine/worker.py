@@ -16,7 +16,6 @@ import torch
 
 from bertd import errors, frames
 from bertd.adapters import bank as banks
-from bertd.checkpoint import adapter_file
 from bertd.engine import loading, runner
 
 log = logging.getLogger("bertd.engine")
@@ -69,7 +68,6 @@ class Worker:
             "start": self._start,
             "load": self._load,
             "free": self._free,
-            "ping": lambda _: {},
         }
 
     def serve(self) -> None:
@@ -105,14 +103,8 @@ class Worker:
 
     def _load(self, message: dict[str, Any]) -> dict[str, Any]:
         base = self._started()
-        adapter = adapter_file.read(
-            Path(message["path"]), base.description.shape, base.description.has_pooler
-        )
-        adapter_file.check_base(
-            adapter.info, base.description.digest, base.description.tokenizer_digest
-        )
-        base.runner.bank.load(message["slot"], adapter)
-        return {"adapters": len(base.runner.bank)}
+        base.load_adapter(message["slot"], Path(message["path"]))
+        return {}
 
     def _free(self, message: dict[str, Any]) -> dict[str, Any]:
         if message["slot"] != banks.BASE_SLOT:

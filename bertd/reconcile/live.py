@@ -305,26 +305,7 @@ def _limits(limits: state.Limits) -> feeder.Limits:
 
 
 async def _tokenizer(base: resolving.Base, limits: state.Limits) -> tokenizer.Tokenizer:
-    """The base's tokenizer for the declared length.
-
-    Raises:
-        BadArtifact: the file is broken, or `maxLength` is more than the checkpoint can number.
-    """
-    described = base.description
-    longest = described.shape.max_tokens
-    if limits.max_length is not None and limits.max_length > longest:
-        raise errors.BadArtifact(
-            f"`maxLength` is {limits.max_length}, but the checkpoint has positions for {longest}",
-            reason="MaxLengthTooLarge",
-            hint=f"set `maxLength` to {longest} or less",
-        )
-    return await asyncio.to_thread(
-        tokenizer.Tokenizer.load,
-        described.tokenizer,
-        max_length=limits.max_length or described.max_length,
-        vocab=described.shape.vocab,
-        token_types=described.shape.token_types,
-    )
+    return await asyncio.to_thread(resolving.load_tokenizer, base.description, limits.max_length)
 
 
 def _for_callers(what: str, error: errors.Error) -> errors.Error:

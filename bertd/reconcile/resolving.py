@@ -16,6 +16,7 @@ from bertd.checkpoint import adapter_file, sources
 from bertd.checkpoint import files as checkpoint_files
 from bertd.manifest import spec as manifest_spec
 from bertd.store import blobs
+from bertd.tokenization import tokenizer
 
 REMEMBERED_MAX = 200_000  # files, by signature and by digest
 Signature = tuple[int, int, int, int, int]
@@ -41,6 +42,42 @@ class Adapter:
     info: adapter_file.AdapterInfo
 
 
+def check_pin(declared: manifest_spec.Base, found: checkpoint_files.Base) -> None:
+    """Proves that a base is the pinned one, if `digest` pins any.
+
+    Raises:
+        BadArtifact: with both digests.
+    """
+    if declared.digest not in (None, f"sha256:{found.digest}"):
+        raise errors.BadArtifact(
+            f"`base.digest` pins {declared.digest}, but '{declared.source}' is "
+            f"sha256:{found.digest}",
+            reason="DigestMismatch",
+            hint="restore the pinned files, or pin what is there now",
+        )
+
+
+def load_tokenizer(base: checkpoint_files.Base, max_length: int | None) -> tokenizer.Tokenizer:
+    """The base's tokenizer for the declared length; None is what the checkpoint declares.
+
+    Raises:
+        BadArtifact: the file is broken, or `maxLength` is more than the checkpoint can number.
+    """
+    longest = base.shape.max_tokens
+    if max_length is not None and max_length > longest:
+        raise errors.BadArtifact(
+            f"`maxLength` is {max_length}, but the checkpoint has positions for {longest}",
+            reason="MaxLengthTooLarge",
+            hint=f"set `maxLength` to {longest} or less",
+        )
+    return tokenizer.Tokenizer.load(
+        base.tokenizer,
+        max_length=max_length or base.max_length,
+        vocab=base.shape.vocab,
+        token_types=base.shape.token_types,
+    )
+
+
 class Resolver:
     """Resolves sources; remembers what it read and proved, so that a resync reads little."""
 
@@ -48,7 +85,7 @@ class Resolver:
         self._store = store
         self._seen: dict[Signature, str] = {}
         self._described: dict[tuple[tuple[str, str], ...], checkpoint_files.Base] = {}
-        self._proved: dict[tuple[str, str], adapter_file.AdapterInfo] = {}
+        self._proved: dict[tuple[str, str, str], adapter_file.AdapterInfo] = {}
 
     def base(self, declared: manifest_spec.Base) -> Base:
         """Copies and describes a base.
@@ -64,15 +101,11 @@ class Resolver:
             sources.close(opened)
         files = {name: self._store.path(digest) for name, digest in digests.items()}
         content = tuple(sorted(digests.items()))
-        description = self._described.get(content) or checkpoint_files.describe(files)
-        self._remember(self._described, content, description)
-        if declared.digest not in (None, f"sha256:{description.digest}"):
-            raise errors.BadArtifact(
-                f"`base.digest` pins {declared.digest}, but '{declared.source}' is "
-                f"sha256:{description.digest}",
-                reason="DigestMismatch",
-                hint="restore the pinned files, or pin what is there now",
-            )
+        description = self._described.get(content)
+        if description is None:
+            description = checkpoint_files.describe(files)
+            self._remember(self._described, content, description)
+        check_pin(declared, description)
         return Base(blobs=digests, files=files, description=description)
 
     def adapter(self, source: str, base: checkpoint_files.Base) -> Adapter:
@@ -87,18 +120,13 @@ class Resolver:
             digest = self._add(fd)
         finally:
             os.close(fd)
-        path, what = self._store.path(digest), f"'{source}'"
-        info = self._proved.get((digest, base.digest)) or self._prove(path, base, what)
-        adapter_file.check_base(info, base.digest, base.tokenizer_digest, what=what)
-        self._remember(self._proved, (digest, base.digest), info)
+        path = self._store.path(digest)
+        key = (digest, base.digest, base.tokenizer_digest)
+        info = self._proved.get(key)
+        if info is None:
+            info = adapter_file.read_for(path, base, what=f"'{source}'").info
+            self._remember(self._proved, key, info)
         return Adapter(digest=digest, path=path, info=info)
-
-    def _prove(
-        self, path: Path, base: checkpoint_files.Base, what: str
-    ) -> adapter_file.AdapterInfo:
-        info = adapter_file.read_info(path, what=what)
-        adapter_file.check_base(info, base.digest, base.tokenizer_digest, what=what)
-        return adapter_file.read(path, base.shape, base.has_pooler, what=what).info
 
     def sweep(self, keep: set[str]) -> int:
         """Removes every blob that nothing live needs; returns how many."""

@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -192,11 +192,7 @@ class Feeder:
         limits = self.limits.batch
         lanes = 1 + min(free_permits, len(self._idle) - 1)
         share = max(SPLIT_TOKENS, math.ceil(self._queue.tokens / lanes))
-        return batch.Limits(
-            max_tokens=min(limits.max_tokens, share),
-            max_rows=limits.max_rows,
-            max_delay_s=limits.max_delay_s,
-        )
+        return replace(limits, max_tokens=min(limits.max_tokens, share))
 
     # Answers back.
 

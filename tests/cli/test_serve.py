@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from bertd import addresses, daemon
+from bertd import addresses, daemon, errors
 
 
 @pytest.fixture
 def told(monkeypatch) -> list[daemon.Options]:
-    """What the daemon was started with; it ends at once, with exit code 4."""
+    """What the daemon was started with; it ends at once, because another one is there."""
     seen: list[daemon.Options] = []
 
-    def main(options: daemon.Options) -> int:
+    def main(options: daemon.Options) -> None:
         seen.append(options)
-        return 4
+        raise errors.Conflict("another daemon is there")
 
     monkeypatch.setattr(daemon, "main", main)
     return seen
