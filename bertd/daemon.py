@@ -23,10 +23,10 @@ import structlog
 import uvloop
 
 from bertd import addresses, errors, metrics
-from bertd.reconcile import control, controller, resolving
-from bertd.runtime import cores, dispatcher, router
+from bertd.reconcile import control, controller, live, resolving
+from bertd.runtime import cores, dispatcher, inline, router
 from bertd.serving import admin, guard, health, inference, server, sockets
-from bertd.store import blobs, lock, objects
+from bertd.store import blobs, history, lock, objects
 
 log = structlog.get_logger()
 
@@ -86,19 +86,27 @@ async def _serving(options: Options) -> AsyncIterator[None]:
     routes = router.Router()
     with (
         objects.Objects(options.state_dir / "objects.sqlite") as store,
+        history.History(options.state_dir / "history.sqlite") as versions,
         futures.ThreadPoolExecutor(1, thread_name_prefix="tokenise") as executor,
         _exporting(options.metrics, registry),
     ):
+        resolver = resolving.Resolver(blobs.Blobs(options.state_dir / "blobs"))
         keeper = controller.Controller(
             objects=store,
-            resolver=resolving.Resolver(blobs.Blobs(options.state_dir / "blobs")),
-            device=dispatcher.Dispatcher(options.lanes or cores.usable(), monotonic),
-            router=routes,
-            metrics=series,
+            resolver=resolver,
+            shared=live.Shared(
+                device=dispatcher.Dispatcher(options.lanes or cores.usable(), monotonic),
+                router=routes,
+                metrics=series,
+                blob=resolver.path,
+                folded=options.state_dir / "folded",
+            ),
             on_health=functools.partial(_tell, states),
+            history=versions,
         )
         owner = admin.Admin(control.Control(objects=store, controller=keeper, metrics=series))
-        edge = inference.Inference(routes, executor=executor)
+        brought = inline.Inline(options.state_dir / "inline", metrics=series)
+        edge = inference.Inference(routes, adapters=brought, executor=executor)
         guarded = guard.Guard(metrics=series)
         # Taken down in reverse: listeners go while workers still answer what is in flight.
         async with (
@@ -108,6 +116,7 @@ async def _serving(options: Options) -> AsyncIterator[None]:
             yield
             states.drain()
             states.close()
+            owner.close()
 
 
 def _tell(states: health.Health, name: str, serving: bool | None) -> None:

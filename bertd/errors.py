@@ -36,7 +36,14 @@ class InvalidManifest(Error):
 
 
 class InvalidRequest(Error):
-    """The call itself is wrong; sending it again cannot help."""
+    """The call itself is wrong; sending it again cannot help.
+
+    `reason` is a CamelCase word, that of the artifact where the call brought a bad one.
+    """
+
+    def __init__(self, message: str, *, reason: str = "InvalidRequest", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
 
 
 class NotFound(Error):

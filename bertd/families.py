@@ -25,6 +25,7 @@ MAX_VOCAB: Final = 2_000_000
 MAX_POSITIONS: Final = 65_536
 MAX_TOKEN_TYPES: Final = 64
 MAX_QUOTED_CHARACTERS: Final = 300
+SUGGEST_AMONG_MAX: Final = 512
 
 # transformers fixes both numbers in its code, whatever the config says
 MPNET_BUCKETS: Final = 32
@@ -282,7 +283,9 @@ def head_layout(architecture: str) -> HeadLayout | None:
 
 
 def did_you_mean(name: str, known: Mapping[str, object] | list[str]) -> str:
-    """A hint that names the nearest known name, or an empty string."""
+    """A hint that names the nearest known name, or an empty string; among many none is sought."""
+    if len(known) > SUGGEST_AMONG_MAX or len(name) > MAX_QUOTED_CHARACTERS:
+        return ""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"did you mean {quote(near[0])}?" if near else ""
 

@@ -14,6 +14,7 @@ from prometheus_client import metrics as prometheus
 # Adapters of one model that get a label value of their own; the rest share "other".
 MAX_ADAPTER_LABELS = 100
 OTHER = "other"
+INLINE = "(inline)"  # every adapter that came with a request
 
 _SECONDS = (
     0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0,
@@ -79,8 +80,8 @@ class Metrics:
 
     def adapter_label(self, model: str, adapter: str) -> str:
         """The label value of an adapter: its name for the first `MAX_ADAPTER_LABELS` of a model."""
-        if not adapter:
-            return ""
+        if adapter in ("", INLINE):
+            return adapter
         known = self._labelled_adapters.setdefault(model, set())
         if adapter in known:
             return adapter
@@ -122,10 +123,36 @@ class Metrics:
         self._revision.forget(model=model)
         self._revision.at(model, revision, precision, digest).set(1)
 
-    def adapter_table(self, *, model: str, adapters: int, size_bytes: int) -> None:
-        """What the adapter table of the serving revision holds."""
-        self._adapters.at(model).set(adapters)
-        self._adapter_bytes.at(model).set(size_bytes)
+    def adapters(self, *, model: str, declared: int, resident: int, size_bytes: int) -> None:
+        """How many adapters a model serves, how many of them are in memory, and their bytes."""
+        self._adapters.at(model).set(declared)
+        self._resident.at(model).set(resident)
+        self._resident_bytes.at(model).set(size_bytes)
+
+    def adapter_bytes(self, *, model: str, slot: int) -> None:
+        """Memory of one adapter in the table, its head not counted."""
+        self._slot_bytes.at(model).set(slot)
+
+    def adapter_hit(self, *, model: str) -> None:
+        """A call found its adapter in memory."""
+        self._hits.at(model).inc()
+
+    def adapter_miss(self, *, model: str) -> None:
+        """A call waits until its adapter is loaded."""
+        self._misses.at(model).inc()
+
+    def adapter_evicted(self, *, model: str) -> None:
+        """An adapter made room for another."""
+        self._evictions.at(model).inc()
+
+    def adapters_loaded(self, *, model: str, adapters: int, seconds: float) -> None:
+        """The worker loaded a group of adapters."""
+        self._loads.at(model).inc(adapters)
+        self._load_seconds.at(model).observe(seconds)
+
+    def inline(self, *, model: str, result: str) -> None:
+        """A request brought its own adapter: hit, new, refused or limited."""
+        self._inline.at(model, result).inc()
 
     def manifest_load(self, *, success: bool) -> None:
         """Whether the manifest that was read last could be used."""
@@ -182,12 +209,37 @@ class Metrics:
         self._revision = self._gauge(
             "revision_info", "1 for what serves.", "model", "revision", "precision", "digest"
         )
-        self._adapters = self._gauge("adapter_table_adapters", "Adapters loaded.", "model")
-        self._adapter_bytes = self._gauge("adapter_table_bytes", "Memory of the table.", "model")
+        self._declare_adapters()
         self._manifest = prometheus_client.Gauge(
             "bertd_manifest_last_load_success",
             "1 if the manifest that was read last could be used.",
             registry=self._registry,
+        )
+
+    def _declare_adapters(self) -> None:
+        self._adapters = self._gauge("adapters", "Adapters that can be asked for.", "model")
+        self._slot_bytes = self._gauge(
+            "adapter_slot_bytes", "Memory of one adapter, its head not counted.", "model"
+        )
+        self._resident = self._gauge("adapter_cache_adapters", "Adapters in memory.", "model")
+        self._resident_bytes = self._gauge(
+            "adapter_cache_bytes", "Memory of the adapters in memory, heads included.", "model"
+        )
+        self._hits = self._counter(
+            "adapter_cache_hits_total", "Calls whose adapter was in memory.", "model"
+        )
+        self._misses = self._counter(
+            "adapter_cache_misses_total", "Calls that waited for their adapter.", "model"
+        )
+        self._evictions = self._counter(
+            "adapter_cache_evictions_total", "Adapters that made room for another.", "model"
+        )
+        self._loads = self._counter("adapter_cache_loads_total", "Adapters loaded.", "model")
+        self._load_seconds = self._histogram(
+            "adapter_cache_load_seconds", "Loading a group of adapters.", _SECONDS
+        )
+        self._inline = self._counter(
+            "inline_adapters_total", "Adapters that came with a request.", "model", "result"
         )
 
     def _counter(self, name: str, text: str, *labels: str) -> _Family[prometheus.Counter]:

@@ -1,6 +1,6 @@
 """The adapters of one revision: which slot holds which biases, head and pooler."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from bertd import errors, families
-from bertd.adapters import fold, table
+from bertd.adapters import fold, layout, table
 from bertd.checkpoint import adapter_file
 from bertd.model import heads
 
@@ -47,62 +47,106 @@ class Bank:
         slots: int | None = None,
     ) -> None:
         self.shape = shape
+        self.dtype = dtype
         self._weight = weight
-        self._has_pooler = has_pooler
         self._base_bias = {
-            name: weight(name)
+            name: weight(name).numpy()
             for name in families.bias_names(shape)
             if has_pooler or not name.startswith("pooler.")
         }
+        names = ("pooler.weight", "pooler.bias") if has_pooler else ()
+        self._base_pooler = {name: weight(name).numpy() for name in names}
         self.table = table.BiasTable(shape, dtype, slots)
-        self._loaded: dict[int, Loaded] = {}
+        self._heads: dict[int, tuple[layout.Layout, NDArray[np.float32]]] = {}
         head, tensors = base_head or (None, {})
-        self._install(BASE_SLOT, {}, head, tensors)
+        (biases,) = self._fold([{}])
+        kept, values = layout.pack(head, tensors)
+        self._install(BASE_SLOT, layout.Folded(biases=biases, layout=kept, values=values))
+
+    def __contains__(self, slot: int) -> bool:
+        return slot in self._heads
 
     def __getitem__(self, slot: int) -> Loaded:
-        return self._loaded[slot]
+        """The head of `slot`, over views: its arrays stay valid when the slot is freed meanwhile.
 
-    def load(self, slot: int, adapter: adapter_file.Adapter) -> None:
-        """Folds `adapter` into `slot`, which no batch may be reading."""
+        Raises:
+            KeyError: nothing is loaded there.
+        """
+        kept, values = self._heads[slot]
+        tensors = kept.unpack(values)
+        pooler = _dense(self._base_pooler | tensors, "pooler")
+        return Loaded(head=_head(kept.head, tensors, pooler) if kept.head else None, pooler=pooler)
+
+    def fold(self, adapters: Sequence[adapter_file.Adapter]) -> list[layout.Folded]:
+        """Folds adapters together, which reads every weight of the base once for all of them."""
+        if not adapters:
+            return []
+        folded_NV = self._fold([adapter.offsets for adapter in adapters])
+        heads_N = [layout.pack(a.info.head, self._answering(a)) for a in adapters]
+        return [
+            layout.Folded(biases=biases_V, layout=kept, values=values)
+            for biases_V, (kept, values) in zip(folded_NV, heads_N, strict=True)
+        ]
+
+    def install(self, slot: int, folded: layout.Folded) -> int:
+        """Puts an adapter into `slot`, which no batch may be reading; returns its head's bytes.
+
+        Raises:
+            Temporary: `slot` lies beyond the table.
+        """
         if slot == BASE_SLOT:
             raise errors.Bug("slot 0 is the base's")
-        self._install(slot, adapter.offsets, adapter.info.head, adapter.head)
+        return self._install(slot, folded)
 
-    def free(self, slot: int) -> None:
-        """Forgets the adapter in `slot`; its row is overwritten by the next one."""
-        self._loaded.pop(slot, None)
+    def free(self, slot: int) -> bool:
+        """Forgets the adapter in `slot`, whose row the next one overwrites; False: none was there.
 
-    def _install(
-        self, slot: int, offsets: Arrays, head: adapter_file.Head | None, tensors: Arrays
-    ) -> None:
-        bias = dict(self._base_bias)
-        for name, offset in offsets.items():
-            bias[name] = bias[name] + torch.tensor(offset)
-        rows_LW, tail_D = fold.fold(self.shape, self._weight, bias)
-        self.table.write(slot, rows_LW, tail_D)
-        pooler = self._pooler(bias, tensors)
-        self._loaded[slot] = Loaded(
-            head=_head(head, tensors, pooler) if head else None, pooler=pooler
-        )
+        The base's own slot stays what it is.
+        """
+        return slot != BASE_SLOT and self._heads.pop(slot, None) is not None
 
-    def _pooler(self, bias: Mapping[str, torch.Tensor], tensors: Arrays) -> heads.Dense | None:
-        """The base's own with the adapter's bias, or the one that the adapter brought along."""
-        if self._has_pooler:
-            return heads.Dense(weight=self._weight("pooler.weight"), bias=bias["pooler.bias"])
-        return _dense(tensors, "pooler") if "pooler.weight" in tensors else None
+    def _install(self, slot: int, folded: layout.Folded) -> int:
+        self.table.write(slot, folded.biases)
+        self._heads[slot] = (folded.layout, folded.values)
+        return folded.values.nbytes
+
+    def _fold(self, offsets_N: Sequence[Arrays]) -> torch.Tensor:
+        bias = {
+            name: torch.from_numpy(_effective(base_D, [offsets.get(name) for offsets in offsets_N]))
+            for name, base_D in self._base_bias.items()
+        }
+        rows_NLW, tail_ND = fold.fold(self.shape, self._weight, bias)
+        return torch.cat((rows_NLW.flatten(1), tail_ND), dim=1).to(self.dtype)
+
+    def _answering(self, adapter: adapter_file.Adapter) -> Arrays:
+        """The tensors of its head, and the base's pooler bias where it moves it."""
+        offset = adapter.offsets.get("pooler.bias")
+        if offset is None or not self._base_pooler:
+            return adapter.head
+        return {**adapter.head, "pooler.bias": self._base_pooler["pooler.bias"] + offset}
+
+
+def _effective(
+    base_D: NDArray[np.float32], offsets_N: Sequence[NDArray[np.float32] | None]
+) -> NDArray[np.float32]:
+    """One bias of every adapter: the base's, plus an offset where there is one."""
+    bias_ND = np.tile(base_D, (len(offsets_N), 1))
+    for row, offset_D in enumerate(offsets_N):
+        if offset_D is not None:
+            bias_ND[row] += offset_D
+    return bias_ND
 
 
 def _head(head: adapter_file.Head, tensors: Arrays, pooler: heads.Dense | None) -> heads.Head:
     return heads.Head(
         kind=head.kind,
         input=head.input,
-        out=_dense(tensors, "out"),
-        dense=_dense(tensors, "dense") if head.kind in heads.DENSE else None,
+        out=heads.Dense(weight=tensors["out.weight"], bias=tensors["out.bias"]),
+        dense=_dense(tensors, "dense"),
         pooler=pooler if head.input == "pooler" else None,
     )
 
 
-def _dense(tensors: Arrays, name: str) -> heads.Dense:
-    return heads.Dense(
-        weight=torch.tensor(tensors[f"{name}.weight"]), bias=torch.tensor(tensors[f"{name}.bias"])
-    )
+def _dense(tensors: Arrays, name: str) -> heads.Dense | None:
+    weight = tensors.get(f"{name}.weight")
+    return None if weight is None else heads.Dense(weight=weight, bias=tensors[f"{name}.bias"])

@@ -36,11 +36,12 @@ def fold(
     Args:
         shape: the encoder's shape.
         weight: canonical name -> the original weight [out, in], in the dtype of `bias`.
-        bias: canonical name -> effective bias vector, for every bias of the encoder.
+        bias: canonical name -> effective bias [..., width], for every bias of the encoder. With a
+            leading axis of adapters each weight is read once for all of them.
 
     Returns:
-        rows [layers, 3h + f] in the order query, output, up, down, and the tail [h]: the last
-        LayerNorm's bias, to be added to the final hidden states.
+        rows [..., layers, 3h + f] in the order query, output, up, down, and the tail [..., h]: the
+        last LayerNorm's bias, to be added to the final hidden states.
     """
     beta = _embedding_bias(shape, weight, bias)
     rows = []
@@ -57,11 +58,12 @@ def fold(
                     + beta,
                     bias[f"{name}.up.bias"] + F.linear(inner, weight(f"{name}.up.weight")),
                     bias[f"{name}.down.bias"] + inner,
-                )
+                ),
+                dim=-1,
             )
         )
         beta = bias[f"{name}.ffn_norm.bias"]
-    return torch.stack(rows), beta
+    return torch.stack(rows, dim=-2), beta
 
 
 def _embedding_bias(

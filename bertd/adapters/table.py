@@ -32,13 +32,13 @@ class BiasTable:
         self._width = encoder.row_width(shape)
         self.slot_bytes = (shape.layers * self._width + shape.hidden) * dtype.itemsize
         self.slots = slots or min(SLOTS_MAX, RESERVED_BYTES // self.slot_bytes)
-        values = _reserve(self.slots * self.slot_bytes, dtype).view(self.slots, -1)
-        layered = values[:, : shape.layers * self._width]
+        self._values_SV = _reserve(self.slots * self.slot_bytes, dtype).view(self.slots, -1)
+        layered = self._values_SV[:, : shape.layers * self._width]
         self.rows_SLW = layered.view(self.slots, shape.layers, self._width)
-        self.tail_SD = values[:, shape.layers * self._width :]
+        self.tail_SD = self._values_SV[:, shape.layers * self._width :]
 
-    def write(self, slot: int, rows_LW: torch.Tensor, tail_D: torch.Tensor) -> None:
-        """Puts one folded adapter into `slot`; no batch may be reading that slot.
+    def write(self, slot: int, values_V: torch.Tensor) -> None:
+        """Puts one folded adapter, its rows and then its tail, into `slot`, which no batch reads.
 
         Raises:
             Temporary: `slot` lies beyond the reserved table.
@@ -49,8 +49,7 @@ class BiasTable:
                 reason="AdapterTableFull",
                 hint="spread the adapters over several Models of the same base",
             )
-        self.rows_SLW[slot].copy_(rows_LW)
-        self.tail_SD[slot].copy_(tail_D)
+        self._values_SV[slot].copy_(values_V)
 
 
 def _reserve(size_bytes: int, dtype: torch.dtype) -> torch.Tensor:

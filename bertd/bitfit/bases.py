@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import transformers
 from transformers import PreTrainedModel
@@ -12,7 +13,7 @@ from transformers import PreTrainedModel
 from bertd import errors, families
 from bertd.bitfit import rows
 from bertd.checkpoint import files as checkpoint_files
-from bertd.checkpoint import sources
+from bertd.checkpoint import safetensors, sources
 from bertd.tokenization import tokenizer
 
 # transformers' names for dropout in the families' configs; DistilBERT has names of its own.
@@ -27,6 +28,7 @@ class Base:
     `key_biases` are the biases that cannot change an answer, because they cancel in the softmax.
     """
 
+    described: checkpoint_files.Base
     directory: Path
     shape: families.EncoderShape
     has_pooler: bool
@@ -49,6 +51,7 @@ def load(source: str, max_length: int) -> Base:
     described = checkpoint_files.describe({name: directory / name for name in opened})
     shape = described.shape
     return Base(
+        described=described,
         directory=directory,
         shape=shape,
         has_pooler=described.has_pooler,
@@ -87,6 +90,17 @@ def encoder(base: Base, dropout: float | None, *, pooler: bool) -> PreTrainedMod
         dtype=torch.float32,
     )
     return model
+
+
+def state(base: Base) -> dict[str, torch.Tensor]:
+    """The encoder's tensors as its files hold them, in fp32 and on the CPU, by bare name."""
+    names = families.encoder_names(base.shape)
+    with safetensors.Weights.open(base.described.weights) as mapped:
+        return {
+            names[ours]: torch.from_numpy(np.array(mapped.array(stored)))
+            for ours, stored in base.described.names.items()
+            if ours in names
+        }
 
 
 def hidden_dropout(model: PreTrainedModel) -> float:

@@ -1,15 +1,16 @@
 """The model that learns: a transformers encoder under a head that computes as the served one does.
 
-Shapes: B rows, L tokens of the longest row, D hidden width, C labels.
+Shapes: B rows, L tokens of the longest row, D hidden width, C labels; ... is nothing, or L for a
+head on tokens.
 """
 
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel
 
+from bertd.bitfit import losses
 from bertd.model import heads
 
 # The spread of BERT's own first weights (Devlin et al. 2018); a head starts no wider.
@@ -30,24 +31,30 @@ class Head(nn.Module):
                 nn.init.normal_(layer.weight, std=INITIAL_STD)
                 nn.init.zeros_(layer.bias)
 
-    def forward(self, x_BD: torch.Tensor) -> torch.Tensor:
-        """[B, D] -> logits [B, C]."""
-        x_BD = self.dropout(x_BD)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, ..., D] -> logits [B, ..., C]."""
+        x = self.dropout(x)
         if self.dense is not None:
-            x_BD = self.dropout(heads.DENSE[self.kind](self.dense(x_BD)))
-        logits: torch.Tensor = self.out(x_BD)
+            x = self.dropout(heads.DENSE[self.kind](self.dense(x)))
+        logits: torch.Tensor = self.out(x)
         return logits
 
 
 class Classifier(nn.Module):
-    """An encoder, one vector per row, a head, and the loss that the Trainer minimises.
+    """An encoder, what a head reads of it, the head, and the loss that the Trainer minimises.
 
-    `head_input` is `mean` (over a row's tokens), `cls` (its first) or `pooler`. `weights_C` weighs
-    the rows of each class in the loss. With `bf16` the encoder's products run in bfloat16 while
-    training; the head, and everything in evaluation, is fp32.
+    `head_input` is `mean` (over a row's tokens), `cls` (its first), `pooler` or `token` (each for
+    itself). `weights_C` weighs the labels in the loss. With `bf16` the encoder's products run in
+    bfloat16 while training; the head, and everything in evaluation, is fp32.
+
+    A regression learns in units of its data: logits are `shift` + `scale` * what the head says, so
+    that a learning rate means the same for ratings and for prices. `fold_units` puts both into the
+    head.
     """
 
     weights_C: torch.Tensor
+    shift: torch.Tensor
+    scale: torch.Tensor
 
     def __init__(
         self,
@@ -56,14 +63,19 @@ class Classifier(nn.Module):
         head_input: str,
         weights_C: torch.Tensor,
         *,
+        problem: str = "single_label",
+        units: tuple[float, float] = (0.0, 1.0),
         bf16: bool = False,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head
         self.head_input = head_input
+        self.problem = problem
         self.bf16 = bf16
         self.register_buffer("weights_C", weights_C)
+        self.register_buffer("shift", torch.tensor(units[0]))
+        self.register_buffer("scale", torch.tensor(units[1]))
 
     def forward(
         self,
@@ -72,36 +84,44 @@ class Classifier(nn.Module):
         token_type_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Token ids [B, L] -> `logits` [B, C] and, with labels [B], `loss`."""
+        """Token ids [B, L] -> `logits` [B, ..., C] and, with labels, `loss`.
+
+        Labels are [B] for one class a row, [B, C] for several, [B, 1] for numbers, [B, L] for tags.
+        """
         extra = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         with torch.autocast(
             input_ids.device.type, torch.bfloat16, enabled=self.bf16 and self.training
         ):
             states = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **extra)
-        logits_BC = self.head(self._row_vectors(states, attention_mask))
-        if labels is None:
-            return {"logits": logits_BC}
-        rows_B = F.cross_entropy(logits_BC, labels, reduction="none")
-        return {"loss": (rows_B * self.weights_C[labels]).mean(), "logits": logits_BC}
+        logits = self.head(self._vectors(states, attention_mask))
+        loss = {}
+        if labels is not None:
+            if self.problem == "regression":
+                labels = (labels - self.shift) / self.scale
+            loss = {"loss": losses.BY_NAME[self.problem](logits, labels, self.weights_C)}
+        if self.problem == "regression":
+            logits = logits * self.scale + self.shift
+        return loss | {"logits": logits}
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that learn, by name."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
-    def _row_vectors(
-        self, states: Mapping[str, torch.Tensor], mask_BL: torch.Tensor
-    ) -> torch.Tensor:
+    def fold_units(self) -> None:
+        """Puts shift and scale into the head, so that it says what it means by itself."""
+        with torch.no_grad():
+            self.head.out.weight.mul_(self.scale)
+            self.head.out.bias.mul_(self.scale).add_(self.shift)
+        self.scale.fill_(1.0)
+        self.shift.fill_(0.0)
+
+    def _vectors(self, states: Mapping[str, torch.Tensor], mask_BL: torch.Tensor) -> torch.Tensor:
         if self.head_input == "pooler":
             return states["pooler_output"].float()
         hidden_BLD = states["last_hidden_state"].float()
+        if self.head_input == "token":
+            return hidden_BLD
         if self.head_input == "cls":
             return hidden_BLD[:, 0]
         mask_BL1 = mask_BL.unsqueeze(-1).float()
         return (hidden_BLD * mask_BL1).sum(1) / mask_BL1.sum(1)
-
-
-def class_weights(truth: list[int], classes: int, balance: float) -> torch.Tensor:
-    """Weights [C] proportional to rows ** -balance, scaled so that the mean over rows is 1."""
-    counts_C = torch.bincount(torch.tensor(truth), minlength=classes).double()
-    raw_C = counts_C.clamp(min=1) ** -balance
-    return (raw_C * counts_C.sum() / (raw_C * counts_C).sum()).float()

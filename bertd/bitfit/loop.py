@@ -9,14 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
+from numpy.typing import NDArray
 
-from bertd.bitfit import classifier, rows, scores
+from bertd.bitfit import classifier, problems, rows, scores
 from bertd.bitfit.config import Progress, TrainConfig
 
 JUDGE_ROWS = 64
 
+Floats = NDArray[np.float32]
 Report = Callable[[Progress], None]
 
 
@@ -36,12 +39,15 @@ def fit(
     pad: rows.Pad,
     config: TrainConfig,
     report: Report | None = None,
+    *,
+    metric: str = "accuracy",
 ) -> Best:
     """Trains the model in place and leaves it with the parameters of its best epoch.
 
-    `value` judges the model as it is; the epoch after which it is highest is the best.
+    `value` judges the model as it is by `metric`; the epoch after which it is highest (for an
+    error, lowest) is the best.
     """
-    watch = _Watch(model, value, report)
+    watch = _Watch(model, value, report, metric)
     with tempfile.TemporaryDirectory(prefix="bertd-train-") as scratch:
         trainer = _Trainer(
             model=model,
@@ -58,27 +64,36 @@ def fit(
     return watch.best
 
 
-def judge(model: classifier.Classifier, examples: rows.Examples, pad: rows.Pad) -> dict[str, float]:
+def judge(
+    model: classifier.Classifier,
+    examples: rows.Examples,
+    pad: rows.Pad,
+    rule: problems.Rule | None = None,
+) -> dict[str, float]:
     """Every metric over the examples, computed in fp32 and rounded to six digits."""
-    predicted = predict(model, examples, pad)
-    measured = scores.measure(examples.truth(), predicted, model.head.out.out_features)
+    problem, rule = examples.problem, rule or problems.Rule()
+    found = logits(model, examples, pad)
+    decided = [problem.decide(logits_nC, examples.names, rule) for logits_nC in found]
+    measured = problem.measure(examples.truth, decided, examples.names)
     return {name: round(value, 6) for name, value in measured.items()}
 
 
-def predict(model: classifier.Classifier, examples: rows.Examples, pad: rows.Pad) -> list[int]:
-    """The class of the highest logit of every example, in their order."""
+def logits(model: classifier.Classifier, examples: rows.Examples, pad: rows.Pad) -> list[Floats]:
+    """The logits [n, C] that answer for every example, in their order: one row, or one a word."""
     order = sorted(range(len(examples)), key=examples.lengths().__getitem__)
     device = next(model.parameters()).device
-    predicted = [0] * len(order)
+    found: list[Floats] = [np.empty(0, np.float32)] * len(order)
     model.eval()
     for start in range(0, len(order), JUDGE_ROWS):
         part = order[start : start + JUDGE_ROWS]
         batch = {name: x.to(device) for name, x in pad([examples[row] for row in part]).items()}
+        del batch["labels"]
         with torch.inference_mode():
-            logits_BC = model(**batch)["logits"]
-        for row, label in zip(part, logits_BC.argmax(1).tolist(), strict=True):
-            predicted[row] = label
-    return predicted
+            answers = model(**batch)["logits"].cpu().numpy()
+        for row, answer in zip(part, answers, strict=True):
+            logits_LC = answer.reshape(-1, answer.shape[-1])
+            found[row] = problems.pick(logits_LC, examples.rows[row].picks)
+    return found
 
 
 def _arguments(config: TrainConfig, scratch: str) -> transformers.TrainingArguments:
@@ -115,9 +130,15 @@ class _Watch(transformers.TrainerCallback):
     """Judges after each epoch, keeps the best parameters, tells how far the run is."""
 
     def __init__(
-        self, model: classifier.Classifier, value: Callable[[], float], report: Report | None
+        self,
+        model: classifier.Classifier,
+        value: Callable[[], float],
+        report: Report | None,
+        metric: str,
     ) -> None:
         self.best = Best()
+        self._metric = metric
+        self._sign = -1 if metric in scores.LOWER_IS_BETTER else 1
         self._model = model
         self._value = value
         self._report = report or (lambda progress: None)
@@ -134,7 +155,7 @@ class _Watch(transformers.TrainerCallback):
         """Judges, and keeps a copy if no epoch before was as good."""
         value = self._value()
         best = self.best
-        if not best.history or value > max(best.history):
+        if not best.history or all(self._sign * (value - old) > 0 for old in best.history):
             best.parameters = {n: p.detach().clone() for n, p in self._model.trainable().items()}
             best.epoch = len(best.history) + 1
         best.history.append(value)
@@ -143,7 +164,13 @@ class _Watch(transformers.TrainerCallback):
     def _tell(self, state: transformers.TrainerState, value: float | None) -> None:
         epoch = len(self.best.history) + (value is None)
         self._report(
-            Progress(step=state.global_step, steps=state.max_steps, epoch=epoch, validation=value)
+            Progress(
+                metric=self._metric,
+                step=state.global_step,
+                steps=state.max_steps,
+                epoch=epoch,
+                validation=value,
+            )
         )
 
 

@@ -1,13 +1,28 @@
-"""How good predicted labels are: accuracy, F1 and Matthews correlation, as pure functions.
+"""How good answers are, as pure functions: one family of metrics for each kind of problem.
 
-All take the true and the predicted class of every row as integers and return a float. Where a
-formula would divide by zero its value is 0, as its authors and every common library have it.
+    measure          one class a row       accuracy, F1, Matthews correlation
+    measure_sets     any labels a row      micro F1, macro F1, share of rows that are all right
+    measure_values   one number a row      Pearson, Spearman, mean absolute error
+    measure_tags     one tag a word        F1, precision and recall of whole entities, accuracy
+
+Where a formula would divide by zero its value is 0, as its authors and every common library have
+it.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
-METRICS = ("accuracy", "f1", "matthews")
+# What may pick the best epoch, the usual one first, by problem.
+METRICS: Mapping[str, tuple[str, ...]] = {
+    "single_label": ("accuracy", "f1", "matthews"),
+    "multi_label": ("f1", "macro_f1", "accuracy"),
+    "regression": ("pearson", "spearman", "mae"),
+    "token": ("f1", "accuracy"),
+}
+LOWER_IS_BETTER = frozenset({"mae"})
+
+Entity = tuple[int, int, str]
 
 
 def accuracy(truth: Sequence[int], predicted: Sequence[int]) -> float:
@@ -29,7 +44,7 @@ def f1_of(truth: Sequence[int], predicted: Sequence[int], label: int) -> float:
     pairs = list(zip(truth, predicted, strict=True))
     hits = sum(t == label == p for t, p in pairs)
     misses = sum((t == label) != (p == label) for t, p in pairs)
-    return 2 * hits / (2 * hits + misses) if hits else 0.0
+    return _f1(hits, misses)
 
 
 def matthews(truth: Sequence[int], predicted: Sequence[int]) -> float:
@@ -54,7 +69,7 @@ def matthews(truth: Sequence[int], predicted: Sequence[int]) -> float:
 
 
 def measure(truth: Sequence[int], predicted: Sequence[int], classes: int) -> dict[str, float]:
-    """Every metric of METRICS by name."""
+    """Accuracy, F1 and Matthews correlation of one class a row."""
     return {
         "accuracy": accuracy(truth, predicted),
         "f1": f1(truth, predicted, classes),
@@ -62,6 +77,126 @@ def measure(truth: Sequence[int], predicted: Sequence[int], classes: int) -> dic
     }
 
 
-def _check(truth: Sequence[int], predicted: Sequence[int]) -> None:
+def measure_sets(
+    truth: Sequence[AbstractSet[int]], predicted: Sequence[AbstractSet[int]], labels: int
+) -> dict[str, float]:
+    """`f1` over all decisions (micro), `macro_f1` the mean over labels, `accuracy` of whole rows.
+
+    A label that occurs on neither side has F1 0, as everywhere here.
+    """
+    _check(truth, predicted)
+    hits, misses = [0] * labels, [0] * labels
+    for wanted, said in zip(truth, predicted, strict=True):
+        for label in wanted & said:
+            hits[label] += 1
+        for label in wanted ^ said:
+            misses[label] += 1
+    each = [_f1(hit, missed) for hit, missed in zip(hits, misses, strict=True)]
+    return {
+        "f1": _f1(sum(hits), sum(misses)),
+        "macro_f1": sum(each) / labels,
+        "accuracy": sum(t == p for t, p in zip(truth, predicted, strict=True)) / len(truth),
+    }
+
+
+def measure_values(truth: Sequence[float], predicted: Sequence[float]) -> dict[str, float]:
+    """Pearson's and Spearman's correlation, 0 where a side is constant, and mean absolute error.
+
+    Predictions that are no numbers correlate with nothing and are infinitely wrong.
+    """
+    _check(truth, predicted)
+    if not all(map(math.isfinite, predicted)):
+        return {"pearson": 0.0, "spearman": 0.0, "mae": math.inf}
+    distances = (abs(t - p) for t, p in zip(truth, predicted, strict=True))
+    return {
+        "pearson": _correlation(truth, predicted),
+        "spearman": _correlation(_ranks(truth), _ranks(predicted)),
+        "mae": math.fsum(distances) / len(truth),
+    }
+
+
+def measure_tags(
+    truth: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], *, iob2: bool
+) -> dict[str, float]:
+    """`accuracy` over words and, where tags are IOB2, F1, precision and recall of entities.
+
+    An entity is right when its words and its type are (Tjong Kim Sang & De Meulder 2003).
+    """
+    _check(truth, predicted)
+    pairs = [
+        (t, p)
+        for wanted, said in zip(truth, predicted, strict=True)
+        for t, p in zip(wanted, said, strict=True)
+    ]
+    right = {"accuracy": sum(t == p for t, p in pairs) / len(pairs)}
+    if not iob2:
+        return right
+    wanted_n = said_n = hits = 0
+    for wanted, said in zip(truth, predicted, strict=True):
+        wanted_entities, said_entities = entities(wanted), entities(said)
+        wanted_n += len(wanted_entities)
+        said_n += len(said_entities)
+        hits += len(wanted_entities & said_entities)
+    return {
+        "f1": _f1(hits, wanted_n + said_n - 2 * hits),
+        "precision": hits / said_n if said_n else 0.0,
+        "recall": hits / wanted_n if wanted_n else 0.0,
+        **right,
+    }
+
+
+def entities(tags: Sequence[str]) -> set[Entity]:
+    """The entities (first word, word after the last, type) of a sentence tagged in IOB2.
+
+    `B-type` begins an entity and `I-type` goes on with it; an `I-type` that goes on with nothing
+    begins one, as in the CoNLL shared tasks' own script.
+    """
+    found: set[Entity] = set()
+    start, inside = 0, None
+    for at, tag in enumerate((*tags, "O")):
+        mark, _, kind = tag.partition("-")
+        if inside is not None and (mark != "I" or kind != inside):
+            found.add((start, at, inside))
+            inside = None
+        if mark in ("B", "I") and inside is None:
+            start, inside = at, kind
+    return found
+
+
+def is_iob2(tags: Iterable[str]) -> bool:
+    """Whether every one of these tags is `O`, `B-...` or `I-...`."""
+    return all(tag == "O" or tag.partition("-")[0] in ("B", "I") for tag in tags)
+
+
+def _f1(hits: int, misses: int) -> float:
+    return 2 * hits / (2 * hits + misses) if hits else 0.0
+
+
+def _correlation(one: Sequence[float], other: Sequence[float]) -> float:
+    mean_one, mean_other = math.fsum(one) / len(one), math.fsum(other) / len(other)
+    apart = [(a - mean_one, b - mean_other) for a, b in zip(one, other, strict=True)]
+    spread_one = math.fsum(a * a for a, _ in apart)
+    spread_other = math.fsum(b * b for _, b in apart)
+    if not spread_one or not spread_other:
+        return 0.0
+    return math.fsum(a * b for a, b in apart) / math.sqrt(spread_one * spread_other)
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    """Places in ascending order, from 1; equal values share the mean of their places."""
+    order = sorted(range(len(values)), key=values.__getitem__)
+    ranks = [0.0] * len(values)
+    start = 0
+    while start < len(order):
+        stop = start
+        while stop < len(order) and values[order[stop]] == values[order[start]]:
+            stop += 1
+        for place in order[start:stop]:
+            ranks[place] = (start + 1 + stop) / 2
+        start = stop
+    return ranks
+
+
+def _check(truth: Sequence[object], predicted: Sequence[object]) -> None:
     if not truth or len(truth) != len(predicted):
         raise ValueError(f"needs one prediction per row: {len(truth)} rows, {len(predicted)} given")

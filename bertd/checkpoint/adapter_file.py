@@ -8,7 +8,8 @@ how the head computes, what its outputs are called, and how it was trained. The 
     dense kinds   head.classifier.dense.weight|bias, head.classifier.out_proj.weight|bias
     pooler input  head.pooler.dense.weight|bias too, where the base has no pooler
 
-`read_info` costs one pass over the file and holds no tensor; `read` proves and loads everything.
+`read_info` proves the record alone, `prove` every name, shape and value without converting any;
+`parse` and the `read` functions also give the arrays. All take one pass over the file.
 """
 
 import hashlib
@@ -17,28 +18,36 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Final
+from typing import Required, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bertd import errors, families
-from bertd.checkpoint import adapter_metadata, beneath, files, safetensors, sources
+from bertd.checkpoint import (
+    adapter_layout,
+    adapter_metadata,
+    beneath,
+    files,
+    safetensors,
+    sources,
+)
 from bertd.checkpoint.adapter_metadata import AdapterInfo, Head
 
-__all__ = ["Adapter", "AdapterInfo", "Head", "check_base", "read", "read_info", "write"]
-
-OFFSET: Final = "offset."
-HEAD: Final = "head."
-
-# canonical part of a head -> its module in the file
-_LINEAR: Final[Mapping[str, str]] = MappingProxyType(
-    {"out": "classifier", "pooler": "pooler.dense"}
-)
-_DENSE: Final[Mapping[str, str]] = MappingProxyType(
-    {"dense": "classifier.dense", "out": "classifier.out_proj", "pooler": "pooler.dense"}
-)
+__all__ = [
+    "Adapter",
+    "AdapterInfo",
+    "Head",
+    "check_base",
+    "encode",
+    "parse",
+    "prove",
+    "read",
+    "read_for",
+    "read_info",
+    "write",
+    "write_bytes",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +64,22 @@ class Adapter:
     head: Mapping[str, NDArray[np.float32]]
 
 
+class Record(TypedDict, total=False):
+    """What `encode` and `write` put into a file; arrays have canonical names, as in `Adapter`."""
+
+    shape: Required[families.EncoderShape]
+    base_digest: Required[str]
+    tokenizer_digest: Required[str]
+    head: Required[Head]
+    label_names: Required[tuple[str, ...]]
+    offsets: Required[Mapping[str, NDArray[np.float32]]]
+    head_tensors: Required[Mapping[str, NDArray[np.float32]]]
+    temperature: float
+    thresholds: Mapping[str, float] | None
+    training: Mapping[str, object] | None
+    dtype: str
+
+
 def read_info(path: Path, *, what: str = "") -> AdapterInfo:
     """Read and prove an adapter's header. `what` names the file in messages.
 
@@ -65,7 +90,9 @@ def read_info(path: Path, *, what: str = "") -> AdapterInfo:
     """
     what = what or path.name
     data = beneath.read_file(path, sources.MAX_ADAPTER_BYTES, what)
-    return adapter_metadata.parse(_header(data, what).metadata, data, what)
+    split = safetensors.split_header(_prefix(data), what)
+    safetensors.parse_table(split.table, len(data) - split.data_start, what)
+    return _info(data, split, what)
 
 
 def read(
@@ -80,24 +107,9 @@ def read(
     """
     what = what or path.name
     data = beneath.read_file(path, sources.MAX_ADAPTER_BYTES, what)
-    header = _header(data, what)
-    info = adapter_metadata.parse(header.metadata, data, what)
-    slots = _slots(info, base_shape, has_pooler)
-    arrays: dict[str, NDArray[np.float32]] = {}
-    for name, tensor in header.tensors.items():
-        section, dot, rest = name.partition(".")
-        slot = slots.get(section + dot + families.normalise(rest, base_shape.family))
-        if slot is None:
-            raise _unknown(name, slots, what)
-        if slot.key in arrays:
-            raise _bad(what, f"holds {families.quote(name)} under two names", "UnknownTensor")
-        arrays[slot.key] = _array(data, tensor, slot.shape, what)
-    _refuse_missing(slots, arrays, what)
-    return Adapter(
-        info=info,
-        offsets={key[len(OFFSET) :]: a for key, a in arrays.items() if key.startswith(OFFSET)},
-        head={key[len(HEAD) :]: a for key, a in arrays.items() if key.startswith(HEAD)},
-    )
+    split = safetensors.split_header(_prefix(data), what)
+    info = _info(data, split, what)
+    return _adapter(data, split, info, _kind(info, base_shape, has_pooler), what)
 
 
 def read_for(path: Path, base: files.Base, *, what: str = "") -> Adapter:
@@ -107,8 +119,35 @@ def read_for(path: Path, base: files.Base, *, what: str = "") -> Adapter:
         errors.BadArtifact: as `check_base` and `read`.
         errors.Temporary: the disk failed.
     """
-    check_base(read_info(path, what=what), base.digest, base.tokenizer_digest, what=what)
-    return read(path, base.shape, base.has_pooler, what=what)
+    what = what or path.name
+    data = beneath.read_file(path, sources.MAX_ADAPTER_BYTES, what)
+    return parse(data, base, what=what)
+
+
+def parse(data: bytes, base: files.Base, *, what: str = "the adapter") -> Adapter:
+    """The adapter in the bytes of a file, which must belong to this base. As `read_for`.
+
+    Raises:
+        errors.BadArtifact: as `check_base` and `read`.
+    """
+    split = safetensors.split_header(_prefix(data), what)
+    info = _info(data, split, what)
+    check_base(info, base.digest, base.tokenizer_digest, what=what)
+    return _adapter(data, split, info, _kind(info, base.shape, base.has_pooler), what)
+
+
+def prove(data: bytes, base: files.Base, *, what: str = "the adapter") -> AdapterInfo:
+    """Prove all that `parse` proves, and convert nothing.
+
+    Raises:
+        errors.BadArtifact: as `check_base` and `read`.
+    """
+    split = safetensors.split_header(_prefix(data), what)
+    info = _info(data, split, what)
+    check_base(info, base.digest, base.tokenizer_digest, what=what)
+    kind = _kind(info, base.shape, base.has_pooler)
+    adapter_layout.prove(split.table, memoryview(data)[split.data_start :], kind, what)
+    return info
 
 
 def check_base(
@@ -132,8 +171,7 @@ def check_base(
             )
 
 
-def write(  # noqa: PLR0913  (the whole record of a file; all but the path by keyword)
-    path: Path,
+def encode(  # noqa: PLR0913  (the whole record of a file)
     *,
     shape: families.EncoderShape,
     base_digest: str,
@@ -146,16 +184,15 @@ def write(  # noqa: PLR0913  (the whole record of a file; all but the path by ke
     thresholds: Mapping[str, float] | None = None,
     training: Mapping[str, object] | None = None,
     dtype: str = "F32",
-) -> str:
-    """Write an adapter (atomically) and return the hex digest of the file.
+    what: str = "the adapter",
+) -> bytes:
+    """The bytes of an adapter file, proved; the same input gives the same bytes.
 
-    `offsets` and `head_tensors` have canonical names, as in `Adapter`; `dtype` is F32 or F16. The
-    same input gives the same bytes. The file is read back before it takes its name.
+    `offsets` and `head_tensors` have canonical names, as in `Adapter`; `dtype` is F32 or F16.
 
     Raises:
         errors.BadArtifact: what was given makes no valid adapter, such as a value that float16
             cannot hold.
-        errors.Temporary: the disk failed.
     """
     info = AdapterInfo(
         base_digest=base_digest,
@@ -169,23 +206,38 @@ def write(  # noqa: PLR0913  (the whole record of a file; all but the path by ke
         file_bytes=0,
     )
     biases = families.bias_names(shape)
-    heads = _head_names(head.kind)
-    named = {OFFSET + biases[ours]: array for ours, array in offsets.items()}
-    named |= {HEAD + heads[ours]: array for ours, array in head_tensors.items()}
+    heads = adapter_layout.head_names(head.kind)
+    named = {adapter_layout.OFFSET + biases[ours]: array for ours, array in offsets.items()}
+    named |= {adapter_layout.HEAD + heads[ours]: array for ours, array in head_tensors.items()}
     with np.errstate(over="ignore"):  # what float16 cannot hold is refused below, by name
         stored = {name: _stored(array, dtype) for name, array in named.items()}
     data = safetensors.encode(stored, adapter_metadata.build(info))
-    _write_checked(path, data, shape, has_pooler="pooler.weight" not in head_tensors)
+    if len(data) > sources.MAX_ADAPTER_BYTES:
+        raise _bad(what, f"is over the limit of {sources.MAX_ADAPTER_BYTES} bytes", "TooLarge")
+    split = safetensors.split_header(_prefix(data), what)
+    kind = _kind(_info(data, split, what), shape, "pooler.weight" not in head_tensors)
+    adapter_layout.prove(split.table, memoryview(data)[split.data_start :], kind, what)
+    return data
+
+
+def write(path: Path, **record: Unpack[Record]) -> str:
+    """Write an adapter (atomically) and return the hex digest of the file. As `encode`.
+
+    Raises:
+        errors.BadArtifact: as `encode`; nothing is written then.
+        errors.Temporary: the disk failed.
+    """
+    data = encode(what=path.name, **record)
+    write_bytes(path, data)
     return hashlib.sha256(data).hexdigest()
 
 
-def _stored(array: NDArray[np.float32], dtype: str) -> safetensors.Floats:
-    return array.astype(np.float16) if dtype == "F16" else array.astype(np.float32)
+def write_bytes(path: Path, data: bytes) -> None:
+    """Put a file into its place at once: whoever opens `path` sees the old bytes or the new.
 
-
-def _write_checked(
-    path: Path, data: bytes, shape: families.EncoderShape, *, has_pooler: bool
-) -> None:
+    Raises:
+        errors.Temporary: the disk failed.
+    """
     temporary = ""
     try:
         fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -194,7 +246,6 @@ def _write_checked(
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
-        read(Path(temporary), shape, has_pooler, what=path.name)
         os.replace(temporary, path)
         temporary = ""
     except OSError as error:
@@ -206,84 +257,56 @@ def _write_checked(
             os.unlink(temporary)
 
 
-def _header(data: bytes, what: str) -> safetensors.Header:
-    prefix = data[: safetensors.LENGTH_BYTES + safetensors.MAX_HEADER_BYTES]
-    return safetensors.parse_header(prefix, len(data), what)
+def _prefix(data: bytes) -> bytes:
+    return data[: safetensors.LENGTH_BYTES + safetensors.MAX_HEADER_BYTES]
 
 
-def _head_names(kind: str) -> dict[str, str]:
-    """Canonical head tensor -> its name in the file, for every tensor a head may bring."""
-    stems = _LINEAR if kind == "linear" else _DENSE
-    return {
-        f"{ours}.{part}": f"{theirs}.{part}"
-        for ours, theirs in stems.items()
-        for part in ("weight", "bias")
-    }
+def _info(data: bytes, split: safetensors.Split, what: str) -> AdapterInfo:
+    digest = hashlib.sha256(data).hexdigest()
+    return adapter_metadata.parse(split.metadata, what, digest=digest, file_bytes=len(data))
 
 
-@dataclass(frozen=True, slots=True)
-class _Slot:
-    """A tensor that a file may hold: its canonical name with its section, and its shape."""
-
-    key: str
-    shape: tuple[int, ...]
-
-
-def _slots(info: AdapterInfo, shape: families.EncoderShape, has_pooler: bool) -> dict[str, _Slot]:
-    """Every tensor that an adapter with this record may hold, by its name in the file."""
-    shapes = families.tensor_shapes(shape)
-    slots = {
-        OFFSET + theirs: _Slot(OFFSET + ours, shapes[ours])
-        for ours, theirs in families.bias_names(shape).items()
-        if has_pooler or ours not in families.POOLER
-    }
-    head = files.head_shapes(info.head.kind, shape.hidden, len(info.label_names))
-    if info.head.input == "pooler" and not has_pooler:
-        head |= {"pooler.weight": (shape.hidden, shape.hidden), "pooler.bias": (shape.hidden,)}
-    names = _head_names(info.head.kind)
-    return slots | {HEAD + names[ours]: _Slot(HEAD + ours, head[ours]) for ours in head}
-
-
-def _array(
-    data: bytes, tensor: safetensors.TensorInfo, shape: tuple[int, ...], what: str
-) -> NDArray[np.float32]:
-    quoted = families.quote(tensor.name)
-    if tensor.shape != shape:
-        raise _bad(
-            what,
-            f"has {quoted} with shape {list(tensor.shape)}; it must be {list(shape)}",
-            "WrongShape",
-        )
-    if tensor.dtype not in safetensors.FLOATS:
-        raise _bad(
-            what,
-            f"has {quoted} with dtype {tensor.dtype}; it must be one of "
-            f"{', '.join(safetensors.FLOATS)}",
-            "UnsupportedDtype",
-        )
-    # A copy: a view would keep the whole file's bytes alive.
-    array = safetensors.to_float32(data[tensor.start : tensor.end], tensor)
-    if not np.isfinite(array).all():
-        raise _bad(what, f"has NaN or infinity in {quoted}", "NotFinite")
-    return array
-
-
-def _refuse_missing(
-    slots: Mapping[str, _Slot], arrays: Mapping[str, NDArray[np.float32]], what: str
-) -> None:
-    for name, slot in slots.items():
-        if slot.key.startswith(HEAD) and slot.key not in arrays:
-            raise _bad(what, f"lacks '{name}', which its `bertd.head` needs", "MissingHead")
-
-
-def _unknown(name: str, slots: Mapping[str, _Slot], what: str) -> errors.BadArtifact:
-    hint = families.did_you_mean(name, list(slots))
-    if name.startswith(OFFSET) and not name.endswith(".bias"):
-        hint = "an adapter offsets biases only; weights belong to the base"
-    return _bad(
-        what, f"holds the unknown tensor {families.quote(name)}", "UnknownTensor", hint=hint
+def _kind(info: AdapterInfo, shape: families.EncoderShape, has_pooler: bool) -> adapter_layout.Kind:
+    return adapter_layout.Kind(
+        head=info.head.kind,
+        input=info.head.input,
+        labels=len(info.label_names),
+        shape=shape,
+        has_pooler=has_pooler,
     )
 
 
-def _bad(what: str, why: str, reason: str, *, hint: str = "") -> errors.BadArtifact:
-    return errors.BadArtifact(f"{what} {why}", reason=reason, hint=hint)
+def _adapter(
+    data: bytes, split: safetensors.Split, info: AdapterInfo, kind: adapter_layout.Kind, what: str
+) -> Adapter:
+    body = memoryview(data)[split.data_start :]
+    layout = adapter_layout.prove(split.table, body, kind, what)
+    arrays = {key: _array(body, tensor) for key, tensor in layout.tensors.items()}
+    return Adapter(
+        info=info,
+        offsets=_section(arrays, adapter_layout.OFFSET),
+        head=_section(arrays, adapter_layout.HEAD),
+    )
+
+
+def _array(body: memoryview, tensor: safetensors.TensorInfo) -> NDArray[np.float32]:
+    """A copy: a view would keep the whole file's bytes alive."""
+    data = body[tensor.start : tensor.end]
+    if tensor.dtype == "BF16":
+        return safetensors.to_float32(data, tensor)
+    flat = np.frombuffer(data, "<f4" if tensor.dtype == "F32" else "<f2").astype(np.float32)
+    return flat.reshape(tensor.shape)
+
+
+def _section(
+    arrays: Mapping[str, NDArray[np.float32]], section: str
+) -> dict[str, NDArray[np.float32]]:
+    return {key[len(section) :]: array for key, array in arrays.items() if key.startswith(section)}
+
+
+def _stored(array: NDArray[np.float32], dtype: str) -> safetensors.Floats:
+    return array.astype(np.float16) if dtype == "F16" else array.astype(np.float32)
+
+
+def _bad(what: str, why: str, reason: str) -> errors.BadArtifact:
+    return errors.BadArtifact(f"{what} {why}", reason=reason)

@@ -4,7 +4,6 @@ Every value but the format and the digests is JSON text. Keys of other tools are
 begin with `bertd.` must be known.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -76,8 +75,8 @@ def build(info: AdapterInfo) -> dict[str, str]:
     } | {key: _json(key, value) for key, value in values.items()}
 
 
-def parse(metadata: Mapping[str, str], data: bytes, what: str) -> AdapterInfo:
-    """Prove the metadata of an adapter file with these bytes. `what` names it in messages.
+def parse(metadata: Mapping[str, str], what: str, *, digest: str, file_bytes: int) -> AdapterInfo:
+    """Prove the metadata of an adapter file of this digest and size. `what` names it in messages.
 
     Raises:
         errors.BadArtifact: reason `BadMetadata`, `BadJson` or `BadLabels`, naming the key.
@@ -105,8 +104,8 @@ def parse(metadata: Mapping[str, str], data: bytes, what: str) -> AdapterInfo:
         temperature=_temperature(metadata, what),
         thresholds=_thresholds(metadata, head, labels, what),
         training=_training(metadata, what),
-        digest=hashlib.sha256(data).hexdigest(),
-        file_bytes=len(data),
+        digest=digest,
+        file_bytes=file_bytes,
     )
 
 
@@ -163,8 +162,9 @@ def _thresholds(
     if value and head.problem == "regression":
         _refuse(what, "must have no `bertd.thresholds` for a 'regression' head")
     found: dict[str, float] = {}
+    known = frozenset(labels)
     for label, threshold in value.items():
-        if label not in labels:
+        if label not in known:
             hint = families.did_you_mean(label, list(labels))
             _refuse(what, f"sets a threshold for no label: {families.quote(label)}", hint=hint)
         number = json_text.number(threshold)

@@ -161,7 +161,8 @@ def read_file(path: Path, limit_bytes: int, what: str) -> bytes:
     """
     try:
         with open(os.open(path, _FLAGS), "rb") as file:
-            data = file.read(limit_bytes + 1)
+            # No more than there is: the reader would first make room for all that it may return.
+            data = file.read(min(limit_bytes, os.fstat(file.fileno()).st_size) + 1)
     except OSError as error:
         refuse(error, what)
     if len(data) > limit_bytes:

@@ -49,6 +49,26 @@ def parse_object(data: bytes | str, what: str) -> dict[str, object]:
     return value
 
 
+def parse_first(data: bytes, start: int, what: str) -> tuple[object, str] | None:
+    """The value that begins at a byte, and the text behind it; None where none is plain there.
+
+    As strict as `parse`. None is no verdict: the caller then parses the whole, which says why.
+
+    Raises:
+        errors.BadArtifact: reason `BadJson`.
+    """
+    unique, constant = _hooks(what)
+    decoder = json.JSONDecoder(object_pairs_hook=unique, parse_constant=constant)
+    try:
+        text = data[start:].decode("utf-8")
+        value, end = decoder.raw_decode(text)
+    except (ValueError, RecursionError):
+        return None
+    if _SURROGATE_ESCAPE.search(text):
+        return None
+    return value, text[end:]
+
+
 def number(value: object) -> float | None:
     """The finite float that a parsed value stands for, or None where it stands for none."""
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -8,6 +8,7 @@ only if its tensors fill it exactly, so a truncated or half-written file never p
 Source of the format: https://github.com/huggingface/safetensors#format
 """
 
+import dataclasses
 import json
 import math
 import mmap
@@ -60,6 +61,8 @@ _FOREIGN: Final = (
     (b"\x89HDF", "an HDF5 file"),
     (b"\x1f\x8b", "a gzip archive"),
 )
+_METADATA: Final = "__metadata__"
+_BEGIN: Final = b'{"__metadata__":'
 _CONVERT: Final = "convert it to safetensors offline; bertd reads no other weights"
 
 
@@ -80,6 +83,15 @@ class Header:
 
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """A header in two: the metadata, and the table of tensors as text, which many files share."""
+
+    metadata: Mapping[str, str]
+    table: str
+    data_start: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,14 +123,43 @@ def parse_header(prefix: bytes, file_bytes: int, what: str = "the file") -> Head
     Raises:
         errors.BadArtifact: as `read_header`.
     """
-    entries = json_text.parse_object(_header_text(prefix, what), f"the header of {what}")
-    metadata = _metadata(entries.pop("__metadata__", {}), what)
+    split = split_header(prefix, what)
+    tensors = parse_table(split.table, file_bytes - split.data_start, what)
+    moved = {
+        name: dataclasses.replace(
+            info, start=info.start + split.data_start, end=info.end + split.data_start
+        )
+        for name, info in tensors.items()
+    }
+    return Header(tensors=moved, metadata=split.metadata)
+
+
+def split_header(prefix: bytes, what: str = "the file") -> Split:
+    """Take the header in a file's first bytes apart; `parse_table` proves its second part.
+
+    Raises:
+        errors.BadArtifact: as `read_header`.
+    """
+    raw = _header_text(prefix, what)
+    data_start = LENGTH_BYTES + int.from_bytes(prefix[:LENGTH_BYTES], "little")
+    metadata, table = _apart(raw, f"the header of {what}")
+    return Split(metadata=_metadata(metadata, what), table=table, data_start=data_start)
+
+
+def parse_table(table: str, data_bytes: int, what: str = "the file") -> dict[str, TensorInfo]:
+    """Prove a table whose tensors must fill `data_bytes`; offsets count from the header's end.
+
+    Raises:
+        errors.BadArtifact: as `read_header`.
+    """
+    entries = json_text.parse_object(table, f"the header of {what}")
+    if _METADATA in entries:
+        _refuse(what, f"has `{_METADATA}` twice")
     if len(entries) > MAX_TENSORS:
         _refuse(what, f"has {len(entries)} tensors; the limit is {MAX_TENSORS}")
-    data_start = LENGTH_BYTES + int.from_bytes(prefix[:LENGTH_BYTES], "little")
-    tensors = {name: _tensor(name, entry, data_start, what) for name, entry in entries.items()}
-    _refuse_gaps(tensors, data_start, file_bytes, what)
-    return Header(tensors=tensors, metadata=metadata)
+    tensors = {name: _tensor(name, entry, what) for name, entry in entries.items()}
+    _refuse_gaps(tensors, data_bytes, what)
+    return tensors
 
 
 def locate(files: Mapping[str, Path]) -> dict[str, Located]:
@@ -257,6 +298,16 @@ def _refuse_foreign(prefix: bytes, what: str) -> None:
         raise errors.BadArtifact(f"{what} is {kinds[0]}", reason=reason, hint=_CONVERT)
 
 
+def _apart(raw: bytes, what: str) -> tuple[object, str]:
+    """Metadata and table; only where the metadata comes first is the table's text left as it is."""
+    if raw.startswith(_BEGIN) and (found := json_text.parse_first(raw, len(_BEGIN), what)):
+        value, rest = found
+        if rest[:2] == ',"':
+            return value, "{" + rest[1:]
+    entries = json_text.parse_object(raw, what)
+    return entries.pop(_METADATA, {}), json.dumps(entries)
+
+
 def _metadata(value: object, what: str) -> dict[str, str]:
     if not isinstance(value, dict):
         _refuse(what, "has metadata that is not a mapping of strings")
@@ -266,7 +317,7 @@ def _metadata(value: object, what: str) -> dict[str, str]:
     return value
 
 
-def _tensor(name: str, entry: object, data_start: int, what: str) -> TensorInfo:
+def _tensor(name: str, entry: object, what: str) -> TensorInfo:
     if not name.isprintable() or not 0 < len(name) <= MAX_NAME_CHARACTERS:
         _refuse(what, f"has a tensor name that is empty, unprintable or over {MAX_NAME_CHARACTERS}")
     quoted = families.quote(name)
@@ -287,8 +338,8 @@ def _tensor(name: str, entry: object, data_start: int, what: str) -> TensorInfo:
         name=name,
         dtype=dtype,
         shape=tuple(shape),
-        start=data_start + start,
-        end=data_start + end,
+        start=start,
+        end=end,
     )
 
 
@@ -299,20 +350,18 @@ def _are_sizes(value: object) -> bool:
     )
 
 
-def _refuse_gaps(
-    tensors: Mapping[str, TensorInfo], data_start: int, file_bytes: int, what: str
-) -> None:
-    cursor = data_start
+def _refuse_gaps(tensors: Mapping[str, TensorInfo], data_bytes: int, what: str) -> None:
+    cursor = 0
     for info in sorted(tensors.values(), key=lambda info: (info.start, info.end)):
         if info.start < cursor:
             _refuse(what, f"has {families.quote(info.name)} overlapping the tensor before it")
         if info.start > cursor:
             _refuse(what, f"has a hole of {info.start - cursor} bytes before '{info.name}'")
         cursor = info.end
-    if cursor > file_bytes:
-        _refuse(what, f"is truncated: its tensors need {cursor} bytes, but it has {file_bytes}")
-    if cursor < file_bytes:
-        _refuse(what, f"has {file_bytes - cursor} bytes that belong to no tensor")
+    if cursor > data_bytes:
+        _refuse(what, f"is truncated: its tensors need {cursor} bytes, but it has {data_bytes}")
+    if cursor < data_bytes:
+        _refuse(what, f"has {data_bytes - cursor} bytes that belong to no tensor")
 
 
 def _open(path: Path, what: str) -> int:

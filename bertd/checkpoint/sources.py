@@ -24,8 +24,8 @@ MAX_TOKENIZER_BYTES: Final = 32 * 1024 * 1024
 MAX_WEIGHT_BYTES: Final = 64 * 1024 * 1024 * 1024
 MAX_ADAPTER_BYTES: Final = 64 * 1024 * 1024
 MAX_SHARDS: Final = 256
-MAX_GLOB_ENTRIES: Final = 100_000
-MAX_GLOB_MATCHES: Final = 20_000
+MAX_GLOB_ENTRIES: Final = 400_000
+MAX_GLOB_MATCHES: Final = 200_000
 MAX_SOURCE_CHARACTERS: Final = 4_096
 
 CONFIG: Final = "config.json"
@@ -128,6 +128,26 @@ def open_adapter(source: str | Path) -> int:
         return root.open(name, MAX_ADAPTER_BYTES)
 
 
+Signature = tuple[int, int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A file that a glob names; the signature changes with its content (None: not readable)."""
+
+    path: str
+    signature: Signature | None
+
+
+def signature(path: str | int, folder: int | None = None) -> Signature | None:
+    """What changes when a file's content does, after links; None where there is no such file."""
+    try:
+        found = os.stat(path, dir_fd=folder)
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
 def expand(pattern: str | Path) -> list[Path]:
     """The files that a pattern with `*`, `?` or `[` in its last component names, sorted.
 
@@ -137,6 +157,38 @@ def expand(pattern: str | Path) -> list[Path]:
         errors.BadArtifact: reason `BadSource`, `SourceNotFound` or `TooManyFiles`.
     """
     text = str(pattern)
+    folder, names = _matches(text)
+    return [Path(folder or "/", name) for name in names] if names is not None else [Path(text)]
+
+
+def listing(pattern: str) -> list[Listed]:
+    """As `expand`, with the signature of every file: one look at the directory, none is opened.
+
+    Raises:
+        errors.BadArtifact: as `expand`.
+    """
+    folder, names = _matches(pattern)
+    if names is None:
+        return [Listed(pattern, signature(pattern))]
+    try:
+        fd = os.open(folder or "/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        beneath.refuse(error, families.quote(pattern))
+    try:
+        return [Listed(f"{folder}/{name}", signature(name, fd)) for name in names]
+    finally:
+        os.close(fd)
+
+
+def matches(pattern: str, name: str) -> str | None:
+    """The path of a file of this name, if the pattern names it; nothing is looked up."""
+    folder, _, last = pattern.rpartition("/")
+    is_named = not name.startswith(".") and fnmatch.fnmatchcase(name, last)
+    return f"{folder}/{name}" if is_named else None
+
+
+def _matches(text: str) -> tuple[str, list[str] | None]:
+    """The folder of a pattern and the sorted names in it that match; None: it is no pattern."""
     _check_text(text)
     folder, _, last = text.rpartition("/")
     if not text.startswith("/"):
@@ -144,15 +196,16 @@ def expand(pattern: str | Path) -> list[Path]:
     if _GLOB & set(folder):
         raise _bad(text, "must have '*', '?' and '[' in its last component only")
     if not _GLOB & set(last):
-        return [Path(text)]
+        return folder, None
+    is_match = re.compile(fnmatch.translate(last)).match
     try:
         with os.scandir(folder or "/") as entries:
-            names = [name for name in _bounded(entries, text) if fnmatch.fnmatchcase(name, last)]
+            names = [name for name in _bounded(entries, text) if is_match(name)]
     except OSError as error:
         beneath.refuse(error, families.quote(text))
     if len(names) > MAX_GLOB_MATCHES:
         raise _too_many(text, MAX_GLOB_MATCHES)
-    return [Path(folder or "/", name) for name in sorted(names)]
+    return folder, sorted(names)
 
 
 def close(files: Mapping[str, int]) -> None:

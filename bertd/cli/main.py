@@ -149,11 +149,18 @@ def diff(files: Files = None, filenames: Filenames = None) -> None:
 def get(
     names: KindAndNames,
     output: Annotated[Output | None, typer.Option("--output", "-o", help="Form.")] = None,
+    model: Annotated[
+        str, typer.Option(metavar="MODEL", help="With adapters: only those of this model.")
+    ] = "",
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Then print changes until Ctrl-C.")
+    ] = False,
 ) -> None:
     """Print objects: a table, or with -o yaml a manifest that apply takes back unchanged."""
-    from bertd.cli import show as verb
+    from bertd.cli import show, watching
 
-    verb.get(names, output.value if output else "")
+    verb = watching.watch if watch else show.get
+    verb(names, output.value if output else "", model=model)
 
 
 @app.command()

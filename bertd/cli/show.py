@@ -1,46 +1,78 @@
 """`bertd get` and `bertd describe`: objects as tables, YAML, JSON or names."""
 
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from bertd import errors
 from bertd.cli import references, table, terminal
 from bertd.client import admin
 
 API_VERSION = "bertd.dev/v1"
 DIGEST_CHARACTERS = 12
+JSON_INDENT = "  "
 
 
-def get(names: Sequence[str], output: str) -> None:
-    """Prints objects: `output` is "" (a table), wide, yaml, json or name."""
-    objects = _fetch(names)
+def get(names: Sequence[str], output: str, *, model: str = "") -> None:
+    """Prints objects as they come: `output` is "" (a table), wide, yaml, json or name.
+
+    Args:
+        names: a kind, or objects.
+        output: the form.
+        model: only adapters of this Model; empty: all.
+
+    Raises:
+        errors.InvalidRequest: `model` together with anything but the kind `adapters`.
+    """
+    are_named = _are_named(names)
+    if model and (are_named or references.kind(names[0]) != "Adapter"):
+        raise errors.InvalidRequest("`--model` must be used with 'adapters' alone")
+    pages = (page for page in _fetch(names, model) if page)
     if output == "json":
-        values = [as_dict(each) for each in objects]
-        whole = values[0] if _are_named(names) and len(values) == 1 else values
-        terminal.out(json.dumps(whole, indent=2, ensure_ascii=False))
+        _print_json(pages, alone=are_named)
     elif output == "yaml":
-        terminal.out(as_yaml(objects))
+        for number, page in enumerate(pages):
+            terminal.out(f"---\n{as_yaml(page)}" if number else as_yaml(page))
     elif output == "name":
-        for each in objects:
+        for each in itertools.chain.from_iterable(pages):
             terminal.out(references.text(each.kind, each.name))
-    elif objects:
-        terminal.out(as_table(objects, wide=output == "wide"))
-    else:
+    elif not _print_tables(pages, wide=output == "wide"):
         terminal.note(f"no {references.kind(names[0]).lower()}s are declared")
 
 
 def describe(names: Sequence[str]) -> None:
     """Prints everything about objects: conditions with reasons, facts, and the whole spec."""
-    terminal.out("\n\n".join(as_description(each) for each in _fetch(names)))
+    objects = itertools.chain.from_iterable(_fetch(names))
+    for number, each in enumerate(objects):
+        terminal.out(f"\n{as_description(each)}" if number else as_description(each))
 
 
-def as_table(objects: Sequence[admin.Object], *, wide: bool) -> str:
-    """Aligned columns; objects of several kinds get a table each."""
-    parts = []
-    for kind, header in (("Model", _MODEL), ("Adapter", _ADAPTER)):
-        rows = [_row(each, wide) for each in objects if each.kind == kind]
-        if rows:
-            parts.append(table.render([*header, *_WIDE[kind]] if wide else header, rows))
-    return "\n\n".join(parts)
+def header(kind: str, *, wide: bool) -> tuple[str, ...]:
+    """The columns of `row`."""
+    return (*_COLUMNS[kind], *_WIDE[kind]) if wide else _COLUMNS[kind]
+
+
+def row(shown: admin.Object, *, wide: bool) -> list[str]:
+    """An object as a line of a table."""
+    status = shown.status
+    ready = status.condition("Ready")
+    health = [ready.status, ready.reason] if ready else ["Unknown", ""]
+    if shown.kind == "Model":
+        cells = [shown.name, *health, status.revision, _count(status.details.get("adapters"))]
+    else:
+        cells = [shown.name, model_of(shown), *health, _short(status.digest)]
+    if wide:
+        labels = ",".join(f"{key}={value}" for key, value in sorted(shown.labels.items()))
+        message = ready.message if ready else ""
+        digest = [_short(status.digest)] if shown.kind == "Model" else []
+        cells += [str(shown.generation), *digest, labels, message]
+    return _visible(cells)
+
+
+def model_of(shown: admin.Object) -> str:
+    """The Model that an adapter belongs to."""
+    return str(shown.spec.get("model", "")) or shown.name.partition("/")[0]
 
 
 def as_dict(shown: admin.Object) -> dict[str, object]:
@@ -87,12 +119,17 @@ def as_description(shown: admin.Object) -> str:
     conditions = table.render(
         ("CONDITION", "STATUS", "REASON", "SINCE", "MESSAGE"), [_visible(row) for row in rows]
     )
-    spec = writing.dump(shown.spec).rstrip("\n")
-    return "\n".join([*lines, "", conditions, "", "Spec:", *_indented(spec)])
+    versions = "\n".join(f"{each.digest} since {each.since}" for each in status.versions)
+    parts = [*lines, "", conditions, ""]
+    if versions:
+        parts += ["Versions:", *_indented(versions), ""]
+    return "\n".join([*parts, "Spec:", *_indented(writing.dump(shown.spec))])
 
 
-_MODEL = ("NAME", "READY", "REASON", "REVISION", "ADAPTERS")
-_ADAPTER = ("NAME", "MODEL", "READY", "REASON", "DIGEST")
+_COLUMNS = {
+    "Model": ("NAME", "READY", "REASON", "REVISION", "ADAPTERS"),
+    "Adapter": ("NAME", "MODEL", "READY", "REASON", "DIGEST"),
+}
 _WIDE = {
     "Model": ("GENERATION", "DIGEST", "LABELS", "MESSAGE"),
     "Adapter": ("GENERATION", "LABELS", "MESSAGE"),
@@ -103,30 +140,47 @@ def _are_named(names: Sequence[str]) -> bool:
     return len(names) > 1 or "/" in names[0]
 
 
-def _fetch(names: Sequence[str]) -> list[admin.Object]:
+def _fetch(names: Sequence[str], model: str = "") -> Iterator[Sequence[admin.Object]]:
     wanted = references.several(names) if _are_named(names) else []
     kind = "" if wanted else references.kind(names[0])
     with admin.AdminClient() as daemon:
         if kind:
-            return list(daemon.list(kind))
-        return [daemon.get(kind, name) for kind, name in wanted]
+            yield from daemon.pages(kind, model=model)
+        else:
+            yield [daemon.get(kind, name) for kind, name in wanted]
 
 
-def _row(shown: admin.Object, wide: bool) -> list[str]:
-    status = shown.status
-    ready = status.condition("Ready")
-    health = [ready.status, ready.reason] if ready else ["Unknown", ""]
-    if shown.kind == "Model":
-        row = [shown.name, *health, status.revision, _count(status.details.get("adapters"))]
-    else:
-        model = str(shown.spec.get("model", "")) or shown.name.partition("/")[0]
-        row = [shown.name, model, *health, _short(status.digest)]
-    if wide:
-        labels = ",".join(f"{key}={value}" for key, value in sorted(shown.labels.items()))
-        message = ready.message if ready else ""
-        digest = [_short(status.digest)] if shown.kind == "Model" else []
-        row += [str(shown.generation), *digest, labels, message]
-    return _visible(row)
+def _print_tables(pages: Iterable[Sequence[admin.Object]], *, wide: bool) -> bool:
+    """A table for each kind; returns whether there was anything."""
+    tables: dict[str, table.Growing] = {}
+    for page in pages:
+        for kind in _COLUMNS:
+            rows = [row(each, wide=wide) for each in page if each.kind == kind]
+            if rows:
+                gap = "\n" if tables and kind not in tables else ""
+                shown = tables.setdefault(kind, table.Growing(header(kind, wide=wide)))
+                terminal.out(gap + shown.add(rows))
+    return bool(tables)
+
+
+def _print_json(pages: Iterable[Sequence[admin.Object]], *, alone: bool) -> None:
+    """A list, or the one object that was named `alone`."""
+    objects = itertools.chain.from_iterable(pages)
+    head = list(itertools.islice(objects, 2))
+    if len(head) < 2:
+        values = [as_dict(each) for each in head]
+        terminal.out(_json(values[0] if alone and values else values))
+        return
+    terminal.out("[")
+    waiting = head.pop(0)
+    for each in itertools.chain(head, objects):
+        terminal.out(f"{textwrap.indent(_json(as_dict(waiting)), JSON_INDENT)},")
+        waiting = each
+    terminal.out(f"{textwrap.indent(_json(as_dict(waiting)), JSON_INDENT)}\n]")
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=JSON_INDENT, ensure_ascii=False)
 
 
 def _document(shown: admin.Object) -> dict[str, object]:
@@ -153,13 +207,16 @@ def _status(status: admin.Status) -> dict[str, object]:
         }
         for each in status.conditions
     ]
-    return {
+    shown: dict[str, object] = {
         "observedGeneration": status.observed_generation,
         "conditions": conditions,
         "revision": status.revision,
         "digest": status.digest,
         "details": status.details,
     }
+    if status.versions:
+        shown["versions"] = [{"digest": v.digest, "since": v.since} for v in status.versions]
+    return shown
 
 
 def _count(adapters: object) -> str:

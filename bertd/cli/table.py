@@ -8,9 +8,23 @@ GAP = "   "
 
 def render(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Lines of equal columns, the last one ragged; empty cells become `-`."""
-    lines = [list(header), *([cell or "-" for cell in row] for row in rows)]
-    widths = [max(map(width, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(GAP.join(map(_pad, line, widths)).rstrip() for line in lines)
+    return Growing(header).add(rows)
+
+
+class Growing:
+    """A table whose rows come part by part: the header once, and columns that only grow."""
+
+    def __init__(self, header: Sequence[str]) -> None:
+        self._header: list[Sequence[str]] = [header]
+        self._widths = [0] * len(header)
+
+    def add(self, rows: Sequence[Sequence[str]]) -> str:
+        """The lines of these rows, in columns as wide as the widest cell so far."""
+        lines = [*self._header, *([cell or "-" for cell in row] for row in rows)]
+        self._header = []
+        widest = [max(map(width, column)) for column in zip(*lines, strict=True)]
+        self._widths = list(map(max, self._widths, widest))
+        return "\n".join(GAP.join(map(_pad, line, self._widths)).rstrip() for line in lines)
 
 
 def width(text: str) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bertd import errors
-from bertd.checkpoint import adapter_file, sources
+from bertd.checkpoint import adapter_file, beneath, sources
 from bertd.checkpoint import files as checkpoint_files
 from bertd.cli import exits, manifests, references, terminal
 from bertd.manifest import parsing, spec
@@ -96,10 +96,11 @@ def _check_adapter(
         if base is None:
             info = adapter_file.read_info(path, what=what)
         else:
-            info = adapter_file.read_for(path, base, what=what).info
+            data = beneath.read_file(path, sources.MAX_ADAPTER_BYTES, what)
+            info = adapter_file.prove(data, base, what=what)
     finally:
         os.close(fd)
-    outputs.of_adapter(info, wanted)
+    outputs.declared(outputs.of_file(info), wanted)
 
 
 def _wrong(where: str, name: str, error: errors.Error) -> str:

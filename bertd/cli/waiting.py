@@ -1,7 +1,7 @@
 """Waiting for conditions: `apply --wait` and `bertd wait`."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import typer
@@ -11,6 +11,9 @@ from bertd.cli import exits, references, terminal
 from bertd.client import admin, failure
 
 POLL_INTERVAL_S = 0.1
+PAUSE_PER_LOOK = 3.0  # a look at thousands of objects costs the daemon something
+MOST_GETS = 64  # objects that are asked for one by one
+MOST_LINES = 20  # of what blocks
 READY = "Ready"
 PROGRESSING = "Progressing"
 DELETED = "delete"
@@ -71,8 +74,9 @@ def until_ready(daemon: admin.AdminClient, written: Sequence[Wanted], *, timeout
     seen = Transitions()
 
     def look() -> Iterator[str]:
+        shown = _written(daemon, written)
         for one in written:
-            yield from _unready(daemon, one, seen)
+            yield from _unready(daemon, one, shown.get((one.kind, one.name)), seen)
 
     _poll(look, timeout_s=timeout_s)
 
@@ -131,8 +135,23 @@ def stuck(shown: admin.Object, generation: int) -> bool:
     )
 
 
-def _unready(daemon: admin.AdminClient, one: Wanted, seen: Transitions) -> Iterator[str]:
-    shown = _get(daemon, one.kind, one.name)
+def _written(
+    daemon: admin.AdminClient, written: Sequence[Wanted]
+) -> Mapping[tuple[str, str], admin.Object]:
+    """Those objects that are there: many come by pages."""
+    if len(written) > MOST_GETS:
+        kinds = sorted({one.kind for one in written})
+        found: Iterator[admin.Object | None] = (
+            each for kind in kinds for each in daemon.list(kind)
+        )
+    else:
+        found = (_get(daemon, one.kind, one.name) for one in written)
+    return {(each.kind, each.name): each for each in found if each is not None}
+
+
+def _unready(
+    daemon: admin.AdminClient, one: Wanted, shown: admin.Object | None, seen: Transitions
+) -> Iterator[str]:
     name = references.text(one.kind, one.name)
     if shown is None:
         raise errors.Conflict(f"{name} was deleted while waiting for it")
@@ -143,7 +162,7 @@ def _unready(daemon: admin.AdminClient, one: Wanted, seen: Transitions) -> Itera
         )
     yield from _unready_generation(shown, one.generation, seen)
     if one.kind == "Model" and blocker(shown, Goal(READY), one.generation) is None:
-        for adapter in daemon.list("Adapter"):
+        for adapter in daemon.list("Adapter", model=one.name):
             if adapter.name.startswith(f"{one.name}/"):
                 yield from _unready_generation(adapter, one.generation, seen)
 
@@ -182,14 +201,20 @@ def _get(daemon: admin.AdminClient, kind: str, name: str) -> admin.Object | None
 
 
 def _poll(look: Look, *, timeout_s: float) -> None:
-    deadline_s = time.monotonic() + timeout_s
+    began_s = time.monotonic()
+    deadline_s = began_s + timeout_s
     while blocking := list(look()):
-        if time.monotonic() >= deadline_s:
-            for line in blocking:
+        now_s = time.monotonic()
+        if now_s >= deadline_s:
+            for line in blocking[:MOST_LINES]:
                 terminal.note(line)
+            if len(blocking) > MOST_LINES:
+                terminal.note(f"and {len(blocking) - MOST_LINES} more")
             terminal.fail(errors.Expired(f"timed out after {timeout_s:g} s"))
             raise typer.Exit(exits.TIMED_OUT)
-        time.sleep(POLL_INTERVAL_S)
+        pause_s = max(POLL_INTERVAL_S, PAUSE_PER_LOOK * (now_s - began_s))
+        time.sleep(min(pause_s, deadline_s - now_s))
+        began_s = time.monotonic()
 
 
 def _goal(text: str) -> Goal:

@@ -38,14 +38,26 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """A file that an adapter served from `since` on; `digest` is its sha256."""
+
+    digest: str
+    since: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """What the daemon observes of an object; `details` are further facts (bytes, lanes, ...)."""
+    """What the daemon observes of an object; `details` are further facts (bytes, lanes, ...).
+
+    `versions` of an adapter come newest first, and only from `get`.
+    """
 
     observed_generation: int
     conditions: tuple[Condition, ...]
     revision: str
     digest: str
     details: dict[str, object]
+    versions: tuple[Version, ...] = ()
 
     def condition(self, type_: str) -> Condition | None:
         """The condition of that type, such as "Ready"; None before its first observation."""
@@ -99,6 +111,18 @@ class Difference:
 
     objects: tuple[ObjectDiff, ...]
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What `watch` tells: `type` is "added", "modified", "deleted", "synced" or "restarted".
+
+    First all objects are "added", until "synced"; then come changes. Of "deleted" objects only kind
+    and name are known. After "restarted" nothing that was told counts, and all are "added" again.
+    """
+
+    type: str
+    objects: tuple[Object, ...]
 
 
 class AdminClient:
@@ -159,16 +183,45 @@ class AdminClient:
         ref = admin_pb2.ObjectRef(kind=kind, name=name)
         return _object(self._call(self._stub.Get, admin_pb2.GetRequest(ref=ref)).object)
 
-    def list(self, kind: str) -> Iterator[Object]:
-        """Every object of a kind, in name order, read page by page."""
+    def list(self, kind: str, *, model: str = "") -> Iterator[Object]:
+        """Every object of a kind, in name order; with `model`, only adapters of that one."""
+        for page in self.pages(kind, model=model):
+            yield from page
+
+    def pages(self, kind: str, *, model: str = "") -> Iterator[tuple[Object, ...]]:
+        """As `list`, in the pages that are read; the next one is asked for when it is wanted."""
         token = ""
         while True:
-            request = admin_pb2.ListRequest(kind=kind, page_size=PAGE_ROWS, page_token=token)
+            request = admin_pb2.ListRequest(
+                kind=kind, page_size=PAGE_ROWS, page_token=token, model=model
+            )
             reply = self._call(self._stub.List, request)
-            yield from map(_object, reply.objects)
+            yield tuple(map(_object, reply.objects))
             token = reply.next_page_token
             if not token:
                 return
+
+    def watch(
+        self, kind: str = "", name: str = "", *, timeout_s: float | None = None
+    ) -> Iterator[Change]:
+        """Everything there is, then every change; ends when the daemon does.
+
+        Whoever wants to go on then watches again, and is told everything again.
+
+        Args:
+            kind: "Model" or "Adapter"; empty: both.
+            name: one object of that kind, which need not exist; empty: all.
+            timeout_s: DEADLINE_EXCEEDED after so long; None: never.
+        """
+        request = admin_pb2.WatchRequest(kind=kind, name=name, page_size=PAGE_ROWS)
+        call = self._stub.Watch(request, timeout=timeout_s)
+        try:
+            for message in call:
+                yield _change(message)
+        except grpc.RpcError as error:
+            raise failure.from_rpc_error(error, address=self.address) from error
+        finally:
+            call.cancel()
 
     def delete(self, kind: str, name: str) -> None:
         """Forget one object; NOT_FOUND where none is declared."""
@@ -192,13 +245,18 @@ class AdminClient:
             raise failure.from_rpc_error(error, address=self.address) from error
 
 
+def _change(message: admin_pb2.WatchResponse) -> Change:
+    type_ = admin_pb2.ChangeType.Name(message.type).removeprefix("CHANGE_TYPE_").lower()
+    return Change(type=type_, objects=tuple(map(_object, message.objects)))
+
+
 def _object(message: admin_pb2.Object) -> Object:
     return Object(
         kind=message.ref.kind,
         name=message.ref.name,
         labels=dict(message.labels),
         generation=message.generation,
-        spec=json.loads(message.spec_json),
+        spec=json.loads(message.spec_json or "{}"),
         status=_status(message.status),
     )
 
@@ -220,4 +278,5 @@ def _status(message: admin_pb2.Status) -> Status:
         revision=message.revision,
         digest=message.digest,
         details=json.loads(message.details_json or "{}"),
+        versions=tuple(Version(digest=each.digest, since=each.since) for each in message.versions),
     )

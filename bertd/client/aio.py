@@ -45,6 +45,7 @@ class AsyncClient:
         *,
         model: str,
         adapter: str = "",
+        adapter_bytes: bytes | None = None,
         labels: Sequence[str] = (),
         truncate: bool | None = None,
         raw_logits: bool = False,
@@ -55,6 +56,8 @@ class AsyncClient:
             inputs: At most 1,024 texts, pairs of texts, or lists of token ids.
             model: The Model's name.
             adapter: One of its adapters; empty for the checkpoint's own head.
+            adapter_bytes: Instead of `adapter`, a whole adapter file of at most 2 MiB, where the
+                Model allows it; labels and their order are the file's.
             labels: Return only these labels' scores; the decision still sees all.
             truncate: Cut over-long inputs, or refuse them; None means as the Model declares.
             raw_logits: Return the logits as well.
@@ -63,6 +66,7 @@ class AsyncClient:
             inputs,
             model=model,
             adapter=adapter,
+            adapter_bytes=adapter_bytes,
             labels=labels,
             truncate=truncate,
             raw_logits=raw_logits,
@@ -75,6 +79,7 @@ class AsyncClient:
         *,
         model: str,
         adapter: str = "",
+        adapter_bytes: bytes | None = None,
         normalize: bool | None = None,
         truncate: bool | None = None,
     ) -> results.Floats:
@@ -84,7 +89,12 @@ class AsyncClient:
         arguments see `classify`.
         """
         request = messages.embed(
-            inputs, model=model, adapter=adapter, normalize=normalize, truncate=truncate
+            inputs,
+            model=model,
+            adapter=adapter,
+            adapter_bytes=adapter_bytes,
+            normalize=normalize,
+            truncate=truncate,
         )
         return results.embedded(await self._call(self._stub.Embed, request))
 
@@ -94,12 +104,18 @@ class AsyncClient:
         *,
         model: str,
         adapter: str = "",
+        adapter_bytes: bytes | None = None,
         truncate: bool | None = None,
         raw_logits: bool = False,
     ) -> results.Tagged:
         """One label for each token of each input; for the arguments see `classify`."""
         request = messages.tag(
-            inputs, model=model, adapter=adapter, truncate=truncate, raw_logits=raw_logits
+            inputs,
+            model=model,
+            adapter=adapter,
+            adapter_bytes=adapter_bytes,
+            truncate=truncate,
+            raw_logits=raw_logits,
         )
         return results.tagged(await self._call(self._stub.Tag, request))
 

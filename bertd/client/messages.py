@@ -18,6 +18,7 @@ def classify(
     *,
     model: str,
     adapter: str,
+    adapter_bytes: bytes | None,
     labels: Sequence[str],
     truncate: bool | None,
     raw_logits: bool,
@@ -26,6 +27,7 @@ def classify(
     return pb.ClassifyRequest(
         model=model,
         adapter=adapter,
+        adapter_bytes=_brought(adapter_bytes, adapter),
         inputs=_inputs(inputs),
         options=_options(truncate),
         labels=labels,
@@ -38,12 +40,17 @@ def embed(
     *,
     model: str,
     adapter: str,
+    adapter_bytes: bytes | None,
     normalize: bool | None,
     truncate: bool | None,
 ) -> pb.EmbedRequest:
     """An Embed request."""
     request = pb.EmbedRequest(
-        model=model, adapter=adapter, inputs=_inputs(inputs), options=_options(truncate)
+        model=model,
+        adapter=adapter,
+        adapter_bytes=_brought(adapter_bytes, adapter),
+        inputs=_inputs(inputs),
+        options=_options(truncate),
     )
     if normalize is not None:
         request.normalize = normalize
@@ -51,16 +58,40 @@ def embed(
 
 
 def tag(
-    inputs: Sequence[Input], *, model: str, adapter: str, truncate: bool | None, raw_logits: bool
+    inputs: Sequence[Input],
+    *,
+    model: str,
+    adapter: str,
+    adapter_bytes: bytes | None,
+    truncate: bool | None,
+    raw_logits: bool,
 ) -> pb.TagRequest:
     """A Tag request."""
     return pb.TagRequest(
         model=model,
         adapter=adapter,
+        adapter_bytes=_brought(adapter_bytes, adapter),
         inputs=_inputs(inputs),
         options=_options(truncate),
         raw_logits=raw_logits,
     )
+
+
+def _brought(adapter_bytes: bytes | None, adapter: str) -> bytes | None:
+    """An adapter file to send along, which excludes the name of a declared one."""
+    if adapter_bytes is None:
+        return None
+    if adapter:
+        raise errors.InvalidRequest(
+            "only one of `adapter` and `adapter_bytes` must be given",
+            hint="name a declared adapter, or bring one",
+        )
+    if not isinstance(adapter_bytes, bytes):
+        raise errors.InvalidRequest(
+            "`adapter_bytes` must be bytes: the content of an adapter file",
+            hint="bertd.interchange.bitinfer.convert makes them of BitInfer's text",
+        )
+    return adapter_bytes
 
 
 def _options(truncate: bool | None) -> pb.Options:

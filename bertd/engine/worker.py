@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 from bertd import errors, frames
-from bertd.adapters import bank as banks
-from bertd.engine import loading, runner
+from bertd.engine import intake, loading, runner
+
+LOAD_ADAPTERS_MAX = 64  # of one message, which other messages wait behind
 
 log = logging.getLogger("bertd.engine")
 
@@ -64,6 +65,7 @@ class Worker:
         self._control = Channel(control)
         self._lanes = lanes
         self._base: loading.LoadedBase | None = None
+        self._intake: intake.Intake | None = None
         self._operations: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
             "start": self._start,
             "load": self._load,
@@ -89,9 +91,11 @@ class Worker:
 
     def _start(self, message: dict[str, Any]) -> dict[str, Any]:
         files = {name: Path(path) for name, path in message["files"].items()}
+        folded = message["folded"]
         self._base = loading.load_base(
             files, precision=message["precision"], pooling=message["pooling"]
         )
+        self._intake = intake.Intake(self._base, Path(folded) if folded else None)
         self._base.runner.warm_up()
         for number, sock in enumerate(self._lanes):
             lane = threading.Thread(
@@ -99,22 +103,24 @@ class Worker:
             )
             lane.daemon = True
             lane.start()
-        return self._base.facts()
+        return self._base.facts() | {"foldedKey": self._intake.cache_key}
 
     def _load(self, message: dict[str, Any]) -> dict[str, Any]:
-        base = self._started()
-        base.load_adapter(message["slot"], Path(message["path"]))
-        return {}
+        if self._intake is None:
+            raise errors.Bug("the worker was given adapters before its base")
+        if len(message["adapters"]) > LOAD_ADAPTERS_MAX:
+            raise errors.Bug(f"one message brings more than {LOAD_ADAPTERS_MAX} adapters")
+        outcome = self._intake.load([_wanted(fields) for fields in message["adapters"]])
+        return {
+            "failed": {str(slot): _describe(error) for slot, error in outcome.failed.items()},
+            "headBytes": {str(slot): size for slot, size in outcome.head_bytes.items()},
+        }
 
     def _free(self, message: dict[str, Any]) -> dict[str, Any]:
-        if message["slot"] != banks.BASE_SLOT:
-            self._started().runner.bank.free(message["slot"])
+        if self._base is not None:
+            for slot in message["slots"]:
+                self._base.runner.bank.free(slot)
         return {}
-
-    def _started(self) -> loading.LoadedBase:
-        if self._base is None:
-            raise errors.Bug("the worker was given an adapter before its base")
-        return self._base
 
 
 def run_lane(channel: Channel, runner: runner.Runner) -> None:
@@ -141,6 +147,15 @@ def _run(header: frames.Header, body: memoryview, runner: runner.Runner) -> byte
         log.exception("a batch failed")
         message = f"{type(error).__name__}: {error}"
         return frames.encode_failure(frames.Failure(id=header.id, message=message))
+
+
+def _wanted(fields: dict[str, Any]) -> intake.Wanted:
+    return intake.Wanted(
+        slot=fields["slot"],
+        digest=fields["digest"],
+        path=Path(fields["path"]),
+        cache=fields["cache"],
+    )
 
 
 def _describe(error: errors.Error) -> dict[str, str]:

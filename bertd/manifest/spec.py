@@ -396,9 +396,11 @@ class ModelSpec(Part):
         tuple[InlineAdapter, ...], pydantic.Strict(False), pydantic.Field(max_length=ADAPTERS_LIMIT)
     ] = ()
     """Fine-tunes of this base; they may also be objects of their own (`kind: Adapter`)."""
+    adapter_memory_bytes: Size | None = None
+    """Memory for adapters, `1MiB` or more. What does not fit is loaded when it is asked for, and
+    the least recently used makes room. Default: a quarter of what the daemon may use."""
     allow_inline_adapters: bool = False
-    """Whether a request may carry its own adapter. Not available in this version: must be
-    `false`."""
+    """Whether a request may carry its own adapter, as the bytes of a file."""
 
 
 class AdapterSpec(Part):

@@ -10,6 +10,7 @@ from typing import Literal
 Kind = Literal["Model", "Adapter"]
 Action = Literal["created", "configured", "unchanged"]
 ConditionStatus = Literal["True", "False", "Unknown"]
+ChangeType = Literal["added", "modified", "deleted", "synced", "restarted"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,16 @@ class Condition:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """A file that an adapter serves or served."""
+
+    digest: str
+    """sha256 of the file, written like `StatusView.digest`."""
+    since: str
+    """RFC 3339, UTC: when it went live."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StatusView:
     """Observation only; writers of specs never write it."""
 
@@ -40,6 +51,8 @@ class StatusView:
     """What the declared sources were resolved to."""
     details: Mapping[str, object] = dataclasses.field(default_factory=dict)
     """Further facts (bytes, precision, lanes, adapters); JSON values."""
+    versions: tuple[Version, ...] = ()
+    """What an adapter served, newest first; known where one object is asked for, not in lists."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,3 +118,16 @@ class Page:
     objects: tuple[ObjectView, ...]
     next_after: str = ""
     """The name to continue after; empty on the last page."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What a watcher is told: first every object there is, then what becomes of them.
+
+    `added` objects are there, also such as a listing named already; of those that are `deleted`
+    only kind and name are known. `synced` ends the listing. `restarted` says that too much was
+    missed: what was told is void, and a new listing follows.
+    """
+
+    type: ChangeType
+    objects: tuple[ObjectView, ...] = ()

@@ -1,9 +1,10 @@
 """The packed encoder of every post-LN BERT family, with folded biases.
 
 Shape suffixes: T tokens of all rows, D hidden width, F FFN width, H heads, n rows of a group,
-s their length. A suffix `_hat` marks a hidden state without its LayerNorm bias: the bias that a
-LayerNorm would add here has been folded into the products that read it
-(`bertd.adapters.fold` derives the four sites that remain per layer).
+s their length, i rows of the adapter table that the batch reads, W folded biases of a layer. A
+suffix `_hat` marks a hidden state without its LayerNorm bias: the bias that a LayerNorm would add
+here has been folded into the products that read it (`bertd.adapters.fold` derives the four sites
+that remain per layer).
 
 BERT: Devlin et al. 2019; MPNet's relative bias: Raffel et al. 2020 (T5), section 2.1.
 """
@@ -120,7 +121,8 @@ class Encoder:
         for index, layer in enumerate(self._layers):
             bias_iW = rows_SLW[:, index].index_select(0, batch.slot_i)
             x_TD = self._run_layer(layer, x_TD, bias_iW, batch)
-        return x_TD + tail_SD.index_select(0, batch.slot_i)
+        _add(x_TD, tail_SD.index_select(0, batch.slot_i), batch)
+        return x_TD
 
     def _embed(self, batch: packing.PackedBatch) -> torch.Tensor:
         x_TD = F.embedding(batch.ids_T, self._word)
@@ -135,16 +137,17 @@ class Encoder:
     ) -> torch.Tensor:
         sites = self._sites
         q_TD, k_TD, v_TD = F.linear(x_TD, layer.qkv_w).chunk(3, dim=1)
-        context_TD = self._attend(q_TD + bias_iW[:, sites.query], k_TD, v_TD, batch)
+        _add(q_TD, bias_iW[:, sites.query], batch)
+        context_TD = self._attend(q_TD, k_TD, v_TD, batch)
         y_TD = F.linear(context_TD, layer.output_w)
         y_TD += x_TD
-        y_TD += bias_iW[:, sites.output]
+        _add(y_TD, bias_iW[:, sites.output], batch)
         y_TD = self._norm(y_TD, layer.attention_gain)
         up_TF = F.linear(y_TD, layer.up_w)
-        up_TF += bias_iW[:, sites.up]
+        _add(up_TF, bias_iW[:, sites.up], batch)
         z_TD = F.linear(self._activation(up_TF), layer.down_w)
         z_TD += y_TD
-        z_TD += bias_iW[:, sites.down]
+        _add(z_TD, bias_iW[:, sites.down], batch)
         return self._norm(z_TD, layer.ffn_gain)
 
     def _attend(
@@ -174,6 +177,13 @@ class Encoder:
 
     def _norm(self, x_TD: torch.Tensor, gain_D: torch.Tensor) -> torch.Tensor:
         return F.layer_norm(x_TD, gain_D.shape, weight=gain_D, eps=self.shape.norm_eps)
+
+
+def _add(x_TD: torch.Tensor, bias_iD: torch.Tensor, batch: packing.PackedBatch) -> None:
+    """Adds to every token its row's bias, in place; no bias is ever laid out per token."""
+    for group in batch.biased:
+        x_nsD = x_TD[group.start : group.stop].view(group.rows, group.length, -1)
+        x_nsD += bias_iD[group.row : group.row + group.rows].unsqueeze(1)
 
 
 def _layer(own: Callable[[str], torch.Tensor], prefix: str) -> Layer:

@@ -1,8 +1,9 @@
 """What is computed on top of hidden states: pooling and classification heads.
 
 Heads belong to adapters, so one batch may need many, with different label counts. Rows are pooled
-together, run through their heads' dense parts, and the last products are batched per label count.
-Heads compute in fp32 whatever the encoder's precision.
+together, run through their heads' dense parts, one product per distinct weight, and the last
+products are batched per label count. Heads compute in fp32 whatever the encoder's precision, from
+numpy arrays: there may be very many, and views of those are cheap to make for a batch.
 
 Shapes: B rows of the batch, n rows of one call here, T tokens, D hidden width, C labels.
 """
@@ -11,8 +12,10 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
 from bertd.model import packing
 
@@ -27,12 +30,12 @@ DENSE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 class Dense:
     """A linear layer in fp32: `weight` [out, in], `bias` [out]."""
 
-    weight: torch.Tensor
-    bias: torch.Tensor
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """[..., in] -> [..., out]."""
-        return F.linear(x, self.weight, self.bias)
+        return F.linear(x, torch.from_numpy(self.weight), torch.from_numpy(self.bias))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,14 +50,6 @@ class Head:
     out: Dense
     dense: Dense | None = None
     pooler: Dense | None = None
-
-    def features(self, x_nD: torch.Tensor) -> torch.Tensor:
-        """Everything before the last product: pooler, dense part and activation."""
-        if self.pooler is not None:
-            x_nD = torch.tanh(self.pooler(x_nD))
-        if self.dense is not None:
-            x_nD = DENSE[self.kind](self.dense(x_nD))
-        return x_nD
 
 
 def pool(hidden_TD: torch.Tensor, batch: packing.PackedBatch, mode: str) -> torch.Tensor:
@@ -92,34 +87,46 @@ def classify(
     return logits
 
 
+def through(
+    x_nD: torch.Tensor,
+    layers: Sequence[Dense | None],
+    activation: Callable[[torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """Each row through its own layer and `activation`; rows without a layer stay as they are.
+
+    Layers that share a weight (the same array), as poolers over one base do, share one product.
+    """
+    by_weight: dict[int, list[int]] = defaultdict(list)
+    for place, layer in enumerate(layers):
+        if layer is not None:
+            by_weight[id(layer.weight)].append(place)
+    if not by_weight:
+        return x_nD
+    results_nD = x_nD.clone()
+    for places in by_weight.values():
+        shared = [layer for place in places if (layer := layers[place]) is not None]
+        weight = torch.from_numpy(shared[0].weight)
+        bias_nD = torch.from_numpy(np.stack([layer.bias for layer in shared]))
+        results_nD[places] = activation(F.linear(x_nD[places], weight) + bias_nD)
+    return results_nD
+
+
 def _sequence_logits(x_nD: torch.Tensor, heads: Sequence[Head]) -> list[torch.Tensor]:
     """One product per label count, whatever the number of different heads."""
-    x_nD = _features(x_nD, heads)
+    x_nD = through(x_nD, [head.pooler for head in heads], torch.tanh)
+    for kind, activation in DENSE.items():
+        x_nD = through(x_nD, [h.dense if h.kind == kind else None for h in heads], activation)
     results: list[torch.Tensor] = [torch.empty(0)] * len(heads)
     by_labels: dict[int, list[int]] = defaultdict(list)
     for place, head in enumerate(heads):
-        by_labels[head.out.bias.numel()].append(place)
+        by_labels[len(head.out.bias)].append(place)
     for places in by_labels.values():
-        w_nCD = torch.stack([heads[p].out.weight for p in places])
-        b_nC = torch.stack([heads[p].out.bias for p in places])
+        w_nCD = torch.from_numpy(np.stack([heads[p].out.weight for p in places]))
+        b_nC = torch.from_numpy(np.stack([heads[p].out.bias for p in places]))
         logits_nC = torch.baddbmm(b_nC.unsqueeze(2), w_nCD, x_nD[places].unsqueeze(2)).squeeze(2)
         for place, row in zip(places, logits_nC, strict=True):
             results[place] = row
     return results
-
-
-def _features(x_nD: torch.Tensor, heads: Sequence[Head]) -> torch.Tensor:
-    """Runs the parts before the last product once per distinct head that has any."""
-    by_head: dict[int, list[int]] = defaultdict(list)
-    for place, head in enumerate(heads):
-        if head.pooler is not None or head.dense is not None:
-            by_head[id(head)].append(place)
-    if not by_head:
-        return x_nD
-    features_nD = x_nD.clone()
-    for places in by_head.values():
-        features_nD[places] = heads[places[0]].features(x_nD[places])
-    return features_nD
 
 
 def _tag(
@@ -128,6 +135,12 @@ def _tag(
     starts = batch.starts_B.tolist()
     spans = [slice(starts[r], starts[r] + batch.lengths_B[r]) for r in rows]
     return [
-        head.out(head.features(hidden_TD[span].float()))
+        _token_logits(hidden_TD[span].float(), head)
         for span, head in zip(spans, heads, strict=True)
     ]
+
+
+def _token_logits(x_tD: torch.Tensor, head: Head) -> torch.Tensor:
+    if head.dense is not None:
+        x_tD = DENSE[head.kind](head.dense(x_tD))
+    return head.out(x_tD)

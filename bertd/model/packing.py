@@ -1,7 +1,8 @@
 """Rows laid end to end: what one forward pass reads.
 
-Shapes: B rows, T tokens of all rows together. Neighbouring rows of equal length form one *group*,
-the unit of attention; sort rows by length to make groups large.
+Shapes: B rows, T tokens of all rows together, i rows of the adapter table that the batch reads.
+Neighbouring rows of equal length form one *group*, the unit of attention and of adding biases; sort
+rows by length to make groups large.
 """
 
 from dataclasses import dataclass
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """`rows` neighbouring rows of `length` tokens each, from token `start` on."""
+    """`rows` neighbouring rows of `length` tokens each, from token `start` and row `row` on."""
 
     start: int
+    row: int
     rows: int
     length: int
 
@@ -28,12 +30,17 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedBatch:
-    """Integer inputs of one forward; `slot_i` holds one entry where all rows share an adapter."""
+    """Integer inputs of one forward.
+
+    `slot_i` has an entry per row, or one where all rows share an adapter; `biased` says which
+    tokens each of them reaches: the groups, or one group of all tokens as if they were one row.
+    """
 
     ids_T: torch.Tensor
     types_T: torch.Tensor
     positions_T: torch.Tensor
-    slot_i: torch.Tensor  # [T], or [1] when every token reads the same table row
+    slot_i: torch.Tensor
+    biased: tuple[Group, ...]
     slots_B: list[int]
     lengths_B: list[int]
     starts_B: torch.Tensor
@@ -59,26 +66,28 @@ def pack(
     """
     starts_B = np.cumsum(lengths_B) - lengths_B
     positions_T = np.arange(len(ids_T)) - np.repeat(starts_B, lengths_B) + position_offset
+    groups = tuple(_groups(lengths_B.tolist()))
     one_adapter = bool((slots_B == slots_B[0]).all())
-    slot_i = slots_B[:1] if one_adapter else np.repeat(slots_B, lengths_B)
+    everything = Group(start=0, row=0, rows=1, length=len(ids_T))
     return PackedBatch(
         ids_T=_long(ids_T),
         types_T=_long(types_T),
         positions_T=_long(positions_T),
-        slot_i=_long(slot_i),
+        slot_i=_long(slots_B[:1] if one_adapter else slots_B),
+        biased=(everything,) if one_adapter else groups,
         slots_B=slots_B.tolist(),
         lengths_B=lengths_B.tolist(),
         starts_B=_long(starts_B),
-        groups=tuple(_groups(lengths_B.tolist())),
+        groups=groups,
     )
 
 
 def _groups(lengths: list[int]) -> list[Group]:
-    groups, start = [], 0
+    groups, start, row = [], 0, 0
     for length, rows in groupby(lengths):
-        group = Group(start=start, rows=sum(1 for _ in rows), length=length)
+        group = Group(start=start, row=row, rows=sum(1 for _ in rows), length=length)
         groups.append(group)
-        start = group.stop
+        start, row = group.stop, row + group.rows
     return groups
 
 

@@ -1,13 +1,16 @@
-"""What operators ask: apply, diff, get, list and delete, on the store and the controller."""
+"""What operators ask: apply, diff, get, list, watch, delete, on the store and the controller."""
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from bertd import errors, metrics
 from bertd.manifest import parsing, spec, views, writing
-from bertd.reconcile import controller, declarations, desire, diff
+from bertd.reconcile import controller, declarations, desire, diff, showing
 from bertd.store import objects
+
+Done = TypeVar("Done")
 
 
 class Control:
@@ -29,7 +32,9 @@ class Control:
         self._objects = objects
         self._controller = controller
         self._metrics = metrics
+        self._shown = showing.Showing(objects, controller.statuses)
         self._applying = asyncio.Lock()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     async def apply(
         self, manifest: str, file_name: str, base_dir: str, dry_run: bool
@@ -39,26 +44,12 @@ class Control:
         Raises:
             InvalidManifest: every error of every document.
         """
-        async with self._applying:  # what was checked must still hold when it is stored
-            parsed = await asyncio.to_thread(self._parse, manifest, file_name, base_dir)
-            touched = {
-                model
-                for each in parsed.objects
-                for model in declarations.touched(self._objects, each)
-            }
-            wanted = [declarations.wanted(each) for each in parsed.objects]
-            applied = self._objects.apply_many(wanted, dry_run=dry_run)
-        if not dry_run:
-            self._metrics.manifest_load(success=True)
-            self._controller.expect(_names(parsed))
-            self._controller.poke(*touched)
-        return views.ApplyOutcome(objects=applied, warnings=parsed.warnings)
+        return await self._whole(self._apply(manifest, file_name, base_dir, dry_run))
 
     async def diff(self, manifest: str, file_name: str, base_dir: str) -> views.DiffOutcome:
         """What `apply` would change, and the operations that would follow."""
         parsed = await asyncio.to_thread(self._parse, manifest, file_name, base_dir)
-        wanted = [declarations.wanted(each) for each in parsed.objects]
-        applied = self._objects.apply_many(wanted, dry_run=True)
+        applied = await asyncio.to_thread(self._store, parsed, True)
         found = [
             await self._difference(each, result.action, parsed)
             for each, result in zip(parsed.objects, applied, strict=True)
@@ -66,24 +57,24 @@ class Control:
         return views.DiffOutcome(objects=tuple(found), warnings=parsed.warnings)
 
     def get(self, kind: views.Kind, name: str) -> views.ObjectView:
-        """One object with its status.
+        """One object with its status; raises NotFound."""
+        return self._shown.get(kind, name)
 
-        Raises:
-            NotFound: nothing of that kind and name is declared.
-        """
-        statuses = self._controller.statuses
-        inline = {view.name: view for view in statuses.inline()}
-        if kind == "Adapter" and name in inline:
-            return inline[name]
-        return statuses.view(self._objects.get(kind, name))
-
-    def list(self, kind: views.Kind, limit: int, after: str) -> views.Page:
+    async def list(self, kind: views.Kind, limit: int, after: str) -> views.Page:
         """At most `limit` objects whose names follow `after`, in order of names."""
-        found = [view for view in self._views(kind) if view.name > after][: limit + 1]
-        more = len(found) > limit
-        return views.Page(
-            objects=tuple(found[:limit]), next_after=found[limit - 1].name if more else ""
-        )
+        return await self._shown.list(kind, limit, after)
+
+    async def list_of_model(self, model: str, limit: int, after: str) -> views.Page:
+        """As `list`, of the adapters of one Model."""
+        return await self._shown.list_of_model(model, limit, after)
+
+    def watch(self, kind: views.Kind | None, name: str, limit: int) -> AsyncGenerator[views.Change]:
+        """Tells every object there is, then every change; raises Overloaded."""
+        return self._shown.watch(kind, name, limit)
+
+    def close(self) -> None:
+        """Ends every watch."""
+        self._shown.close()
 
     async def delete(self, kind: views.Kind, name: str) -> None:
         """Forgets an object; a Model is drained first.
@@ -98,10 +89,48 @@ class Control:
                 f"adapter '{name}' is declared inside model '{model}'",
                 hint=f"remove it from `spec.adapters` of model '{model}' and apply that",
             )
-        stored = self._objects.get(kind, name)
-        self._objects.delete(kind, name)
-        self._controller.statuses.forget(kind, name)
-        self._controller.poke(name if kind == "Model" else str(stored.spec["model"]))
+        await self._whole(self._delete(kind, name))
+
+    async def _whole(self, work: Coroutine[Any, Any, Done]) -> Done:
+        """Does all of it, also when the caller goes away: what is stored is made true."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    async def _apply(
+        self, manifest: str, file_name: str, base_dir: str, dry_run: bool
+    ) -> views.ApplyOutcome:
+        async with self._applying:  # what was checked must still hold when it is stored
+            parsed = await asyncio.to_thread(self._parse, manifest, file_name, base_dir)
+            touched = await asyncio.to_thread(declarations.touched, self._objects, parsed)
+            applied = await asyncio.to_thread(self._store, parsed, dry_run)
+            if not dry_run:
+                self._metrics.manifest_load(success=True)
+                self._controller.expect(_names(parsed))
+                self._tell(applied)
+                self._controller.poke_some(touched)
+        return views.ApplyOutcome(objects=applied, warnings=parsed.warnings)
+
+    async def _delete(self, kind: views.Kind, name: str) -> None:
+        async with self._applying:
+            stored = await asyncio.to_thread(self._objects.get, kind, name)
+            await asyncio.to_thread(self._objects.delete, kind, name)
+            self._controller.statuses.forget(kind, name)
+            if kind == "Model":
+                self._controller.poke(name)
+            else:
+                self._controller.poke_some({str(stored.spec["model"]): {name}})
+
+    def _tell(self, applied: Iterable[views.Applied]) -> None:
+        for each in applied:
+            if each.action != "unchanged":
+                existed = each.action != "created"
+                self._controller.statuses.watchers.tell(each.kind, each.name, existed=existed)
+
+    def _store(self, parsed: parsing.Manifest, dry_run: bool) -> tuple[views.Applied, ...]:
+        wanted = [declarations.wanted(each) for each in parsed.objects]
+        return self._objects.apply_many(wanted, dry_run=dry_run)
 
     def _parse(self, manifest: str, file_name: str, base_dir: str) -> parsing.Manifest:
         try:
@@ -115,9 +144,8 @@ class Control:
     async def _difference(
         self, declared: parsing.Declared, action: views.Action, parsed: parsing.Manifest
     ) -> views.ObjectDiff:
-        before, after = None, writing.spec_to_dict(declared.spec)
-        with contextlib.suppress(errors.NotFound):
-            before = self._objects.get(declared.kind, declared.name).spec
+        after = writing.spec_to_dict(declared.spec)
+        before = await asyncio.to_thread(self._before, declared)
         if isinstance(declared.spec, spec.ModelSpec):
             planned = await self._controller.preview(
                 await asyncio.to_thread(self._hypothesis, declared.name, declared.spec, parsed)
@@ -128,15 +156,20 @@ class Control:
             kind=declared.kind,
             name=declared.name,
             action=action,
-            unified=diff.unified(before, after, declared.name),
+            unified=await asyncio.to_thread(diff.unified, before, after, declared.name),
             plan=planned,
         )
+
+    def _before(self, declared: parsing.Declared) -> Mapping[str, Any] | None:
+        with contextlib.suppress(errors.NotFound):
+            return self._objects.get(declared.kind, declared.name).spec
+        return None
 
     def _hypothesis(
         self, name: str, declared: spec.ModelSpec, parsed: parsing.Manifest
     ) -> desire.Declared:
         """A Model as it would be, with the stored Adapters and those of the manifest."""
-        stored = declarations.read(self._objects, name)
+        stored = declarations.Declarations(self._objects).read(name)
         adapters = dict(stored.adapters) if stored else {}
         adapters |= {
             each.name: each.spec
@@ -144,12 +177,6 @@ class Control:
             if isinstance(each.spec, spec.AdapterSpec) and each.spec.model == name
         }
         return desire.Declared(name=name, generation=0, spec=declared, adapters=adapters)
-
-    def _views(self, kind: views.Kind) -> Sequence[views.ObjectView]:
-        statuses = self._controller.statuses
-        stored = [statuses.view(each) for each in self._objects.every(kind)]
-        inline = statuses.inline() if kind == "Adapter" else []
-        return sorted((*stored, *inline), key=lambda view: view.name)
 
 
 def _names(parsed: parsing.Manifest) -> Iterator[tuple[str, str]]:

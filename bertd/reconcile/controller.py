@@ -1,22 +1,24 @@
 """The controller: keeps what runs equal to what the store declares.
 
-Level-based: a reconcile carries only a Model's name and reads everything else anew. One task per
-Model at most; changes that arrive meanwhile make it run once more. Failures that may heal are
-retried with backoff, others wait for a change, which every resync would notice.
+Level-based: a reconcile carries only a Model's name, or those of some of its adapters, and reads
+everything else anew. One task per Model at most; changes that arrive meanwhile make it run once
+more. Failures that may heal are retried with backoff, others wait for a change, which every resync
+would notice.
 """
 
 import asyncio
 import contextlib
 import datetime
+import functools
 import random
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
 import structlog
 
-from bertd import errors, metrics
-from bertd.reconcile import declarations, desire, live, plan, resolving, statuses
-from bertd.runtime import dispatcher, revision, router, worker
-from bertd.store import objects
+from bertd import errors
+from bertd.reconcile import declarations, desire, live, plan, resolving, state, statuses
+from bertd.store import folded, history, objects
 
 log = structlog.get_logger()
 
@@ -24,6 +26,12 @@ RESYNC_S = 60.0
 RETRY_FIRST_S = 0.1
 RETRY_MAX_S = 300.0
 RETRY_JITTER = 0.2
+BETWEEN_TURNS = 256  # operations: thousands of them must not keep callers waiting
+LOOK_S = 5.0
+LOOKS_MAX = 16  # searches for adapters that nobody has seen yet, at once
+LOOK_AGAIN_S = 1.0  # not before, for a name that was not there
+LOOKED_MAX = 1024  # such names that are remembered
+LOGGED_MAX = 16  # operations of one kind in one plan that get a line each
 
 # Operations after which files in the blob store may be of no use any more.
 LEAVING = (plan.RetireRevision, plan.ReplaceAdapter, plan.UnloadAdapter)
@@ -42,13 +50,11 @@ class Controller:
     Args:
         objects: the truth about what is declared.
         resolver: declared sources to content.
-        device: whose lanes the workers use.
-        router: where routes are published.
-        metrics: where revisions are recorded.
+        shared: what Models run with.
         on_health: told of health names (`model/NAME`, `ready`, `startup`) and whether they serve;
             None when a Model is gone.
+        history: which version of an adapter served since when.
         jitter: uniform in [-1, 1].
-        spawn: starts a worker process.
     """
 
     def __init__(
@@ -56,24 +62,19 @@ class Controller:
         *,
         objects: objects.Objects,
         resolver: resolving.Resolver,
-        device: dispatcher.Dispatcher,
-        router: router.Router,
-        metrics: metrics.Metrics,
+        shared: live.Shared,
         on_health: OnHealth,
+        history: history.History | None = None,
         jitter: Callable[[], float] = lambda: random.uniform(-1, 1),
-        spawn: revision.Spawn = worker.Worker.spawn,
     ) -> None:
-        self._objects = objects
+        self._declarations = declarations.Declarations(objects)
         self._resolver = resolver
-        self._device = device
-        self._router = router
-        self._metrics = metrics
+        self._shared = shared
         self._on_health = on_health
         self._jitter = jitter
-        self._spawn = spawn
         self._live: dict[str, live.LiveModel] = {}
-        self.statuses = statuses.Statuses()
-        self._dirty: set[str] = set()
+        self.statuses = statuses.Statuses(history)
+        self._dirty: dict[str, set[str] | None] = {}  # Models; None: all of their adapters
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._failures: dict[str, int] = {}
         self._retries: dict[str, asyncio.TimerHandle] = {}
@@ -81,6 +82,9 @@ class Controller:
         self._settled: set[str] = set()  # Models that were reconciled at least once
         self._previews = 0
         self._sweep_wanted = False
+        self._sweeping: asyncio.Task[None] | None = None
+        self._looks = 0
+        self._looked: dict[tuple[str, str], float] = {}  # when a name was not there
 
     # Life.
 
@@ -95,6 +99,7 @@ class Controller:
             for retry in self._retries.values():
                 retry.cancel()
             tasks = [resync, *self._tasks.values()]
+            tasks += [self._sweeping] if self._sweeping else []
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -103,56 +108,84 @@ class Controller:
     async def _resync(self) -> None:
         while True:
             try:
-                self.poke(*await asyncio.to_thread(declarations.models, self._objects), *self._live)
-                self._tell_readiness()
+                self.poke(*await asyncio.to_thread(self._declarations.models), *self._live)
+                await self._tell_readiness()
             except Exception:  # such as a disk that fails for a while
                 log.exception("resync failed")
             await asyncio.sleep(RESYNC_S)
 
     def poke(self, *models: str) -> None:
         """Looks at these Models again, soon; several pokes may be one look."""
-        for model in () if self._closing else set(models):
-            self._dirty.add(model)
+        self.poke_some(dict.fromkeys(models))
+
+    def poke_some(self, models: Mapping[str, set[str] | None]) -> None:
+        """Looks at some adapters of Models again, or at all of a Model: None."""
+        for model, adapters in () if self._closing else models.items():
+            known = self._dirty.get(model, set())
+            is_all = adapters is None or known is None
+            self._dirty[model] = None if is_all else {*known, *adapters}  # type: ignore[misc]
             if model not in self._tasks:
                 self._tasks[model] = asyncio.create_task(self._drive(model))
 
     async def _drive(self, model: str) -> None:
         try:
             while model in self._dirty:
-                self._dirty.discard(model)
-                await self._step(model)
+                await self._step(model, self._dirty.pop(model))
         finally:
             del self._tasks[model]
         self._sweep()
 
     def _sweep(self) -> None:
         """Removes unused blobs, but only while nobody resolves: new ones are not in use yet."""
-        if self._sweep_wanted and not self._tasks and not self._previews:
-            in_use = {digest for model in self._live.values() for digest in model.blobs()}
-            try:
-                log.info("swept", blobs=self._resolver.sweep(in_use))
-            except errors.Temporary as error:
-                log.error("sweep failed", error=str(error))
-            else:
-                self._sweep_wanted = False
+        if self._sweep_wanted and not self._tasks and not self._previews and not self._sweeping:
+            self._sweep_wanted = False
+            self._sweeping = asyncio.create_task(self._sweep_now())
 
-    async def _step(self, model: str) -> None:
+    async def _sweep_now(self) -> None:
+        in_use = {digest for model in self._live.values() for digest in model.blobs()}
+        keys = {key for model in self._live.values() for key in model.folded_keys()}
+        try:
+            log.info("swept", blobs=await asyncio.to_thread(self._resolver.sweep, in_use))
+            if self._shared.folded is not None:
+                await asyncio.to_thread(folded.sweep, self._shared.folded, keys, in_use)
+        except errors.Temporary as error:
+            log.error("sweep failed", error=str(error))
+            self._sweep_wanted = True
+        finally:
+            self._sweeping = None
+
+    async def _resolve(self, declared: desire.Declared) -> desire.Desired:
+        """Looks at sources; never while unused blobs are being removed."""
+        while self._sweeping is not None:
+            await asyncio.wait((self._sweeping,))
+        model = self._live.get(declared.name)
+        serving = model.serving if model else None
+        return await asyncio.to_thread(
+            desire.resolve,
+            declared,
+            self._resolver,
+            serving.base if serving else None,
+            dict(serving.adapters) if serving else None,
+        )
+
+    async def _step(self, model: str, only: set[str] | None) -> None:
         """One reconcile of one Model; whatever goes wrong stays its own."""
-        if retry := self._retries.pop(model, None):
+        if only is None and (retry := self._retries.pop(model, None)):
             retry.cancel()
         try:
-            heals = await self._reconcile(model)
+            heals = await self._reconcile(model, only)
         except Exception:
             log.exception("reconcile failed", model=model)
             heals = True
         self._settled.add(model)
         try:
-            self._tell_health(model)
+            await self._tell_health(model)
         except errors.Error as error:  # the store could not be read
             log.error("health is not known", model=model, error=str(error))
             heals = True
         if not heals:
-            self._failures.pop(model, None)
+            if only is None:
+                self._failures.pop(model, None)
             return
         self._failures[model] = self._failures.get(model, 0) + 1
         delay_s = retry_delay_s(self._failures[model], self._jitter())
@@ -172,69 +205,119 @@ class Controller:
                 self._model(name)
             elif model := self._live.get(name):
                 model.names.add(adapter)
-                model.publish()
 
     async def preview(self, wanted: desire.Declared) -> tuple[str, ...]:
         """The operations that declaring this Model so would cause, one line each."""
         model = self._live.get(wanted.name)
-        serving = model.serving.base if model and model.serving else None
         self._previews += 1
         try:
-            desired = await asyncio.to_thread(desire.resolve, wanted, self._resolver, serving)
+            desired = await self._resolve(wanted)
         finally:
             self._previews -= 1
             self._sweep_wanted = True  # what it copied may never be applied
-        revisions = model.observed() if model else []
-        return tuple(str(each) for each in plan.plan_model(desired.picture(), revisions))
+        planned = await asyncio.to_thread(_planned, desired, model.observed() if model else [])
+        return tuple(map(str, planned))
 
     # One Model.
 
-    async def _reconcile(self, name: str) -> bool:
-        """Makes one Model as declared; True if another try may do better."""
-        declared = await asyncio.to_thread(declarations.read, self._objects, name)
+    async def _reconcile(self, name: str, only: set[str] | None) -> bool:
+        """Makes one Model, or some of its adapters, as declared; True if a retry may do better."""
+        names = frozenset(only) if only is not None and self._is_settled(name) else None
+        declared = await asyncio.to_thread(self._declarations.read, name, names)
         if declared is None:
             await self._remove(name)
             return False
         model = self._model(name)
+        if names is not None and declared.generation != model.generation:
+            declared = await asyncio.to_thread(self._declarations.read, name)
+        if declared is None:
+            return True  # it went at this moment
         self.statuses.begin(declared, _now())
         model.names |= declared.names
-        model.publish()
-        serving = model.serving.base if model.serving else None
-        desired = await asyncio.to_thread(desire.resolve, declared, self._resolver, serving)
-        # What was applied meanwhile stays expected: the next reconcile will see it.
-        expected = model.names if name in self._dirty else set()
-        model.names, model.failures = expected | desired.adapters.keys(), desired.failures
+        self._mend(model)
+        desired = await self._resolve(declared)
+        self._expect_only(model, desired)
         await self._execute(model, desired)
-        model.publish()
+        model.generation = declared.generation
         await self.statuses.settle(desired, model, _now())
         return any(isinstance(error, errors.Temporary) for error in model.failures.values())
+
+    def _is_settled(self, name: str) -> bool:
+        """Whether it is enough to look at some adapters of a Model."""
+        model = self._live.get(name)
+        return model is not None and model.serving is not None
+
+    def _expect_only(self, model: live.LiveModel, desired: desire.Desired) -> None:
+        """Which names are declared, and why some cannot serve, according to this look."""
+        if desired.only is not None:
+            gone = desired.only - desired.adapters.keys()
+            kept = {n: e for n, e in model.failures.items() if n not in desired.only}
+            model.names = (model.names - gone) | desired.adapters.keys()
+            model.failures = kept | desired.failures
+            return
+        # What was applied meanwhile stays expected: the next reconcile will see it.
+        expected = model.names if model.name in self._dirty else set()
+        model.names, model.failures = expected | desired.adapters.keys(), desired.failures
+
+    def _mend(self, model: live.LiveModel) -> None:
+        """Stored files that are not what they were are made anew from their sources."""
+        for digest in model.drop_lost():
+            try:
+                self._resolver.forget(digest)
+            except errors.Temporary as error:
+                log.error("broken file stays", digest=digest, error=str(error))
 
     def _model(self, name: str) -> live.LiveModel:
         if name not in self._live:
             self._live[name] = live.LiveModel(
                 name,
-                device=self._device,
-                router=self._router,
-                metrics=self._metrics,
+                self._shared,
                 on_state=lambda: self._on_worker(name),
-                spawn=self._spawn,
+                look=functools.partial(self._look, name),
             )
         return self._live[name]
 
     async def _execute(self, model: live.LiveModel, desired: desire.Desired) -> None:
         """Runs the plan; adds to the Model's failures."""
-        model.drop_lost()
-        for operation in plan.plan_model(desired.picture(), model.observed()):
+        planned = await asyncio.to_thread(_planned, desired, model.observed())
+        _log(model.name, planned)
+        for number, operation in enumerate(planned):
+            if number % BETWEEN_TURNS == 0:
+                await asyncio.sleep(0)
             try:
                 await model.execute(operation, desired)
             except errors.Error as error:
                 log.warning("operation failed", operation=str(operation), error=str(error))
-                # Not its traceback, whose frames hold the slot of what was not loaded.
+                # Not its traceback, whose frames hold what was not loaded.
                 model.failures[getattr(operation, "adapter", "")] = error.with_traceback(None)
                 if _ends_plan(operation, error, model):
                     model.failures.setdefault("", error)
                     break
             self._sweep_wanted |= isinstance(operation, LEAVING)
+
+    async def _look(self, name: str, adapter: str) -> bool:
+        """Looks whether a file of this name has appeared under a glob since the last look."""
+        key, now_s = (name, adapter), asyncio.get_running_loop().time()
+        if now_s - self._looked.get(key, -LOOK_AGAIN_S) < LOOK_AGAIN_S or self._looks >= LOOKS_MAX:
+            return False
+        self._looks += 1
+        try:
+            declared = await asyncio.to_thread(self._declarations.read, name, frozenset())
+            if declared is None or not await asyncio.to_thread(
+                desire.could_appear, declared, adapter
+            ):
+                self._not_there(key, now_s)
+                return False
+            self.poke_some({name: {adapter}})
+            await asyncio.wait((self._tasks[name],), timeout=LOOK_S)
+            return True
+        finally:
+            self._looks -= 1
+
+    def _not_there(self, key: tuple[str, str], now_s: float) -> None:
+        if len(self._looked) >= LOOKED_MAX:
+            self._looked.clear()
+        self._looked[key] = now_s
 
     def _on_worker(self, name: str) -> None:
         """A worker came or went: probes hear at once, whatever the reconcile takes."""
@@ -247,22 +330,39 @@ class Controller:
         if model := self._live.get(name):
             await model.remove()
             del self._live[name]
-        self._router.remove(name)  # again: something may have been applied to it meanwhile
-        orphans = await asyncio.to_thread(declarations.adapters_of, self._objects, name)
+        self._shared.router.remove(name)  # again: something may have been applied to it meanwhile
+        orphans = await asyncio.to_thread(self._declarations.orphans, name)
         self.statuses.remove(name, orphans, _now())
         self._sweep_wanted = True
 
-    def _tell_health(self, name: str) -> None:
+    async def _tell_health(self, name: str) -> None:
         model = self._live.get(name)
         self._on_health(f"model/{name}", model.is_up if model else None)
-        self._tell_readiness()
+        await self._tell_readiness()
 
-    def _tell_readiness(self) -> None:
+    async def _tell_readiness(self) -> None:
         """`ready` while every declared Model serves; `startup` once each had its first try."""
-        declared = {stored.name for stored in self._objects.every("Model")}
+        declared = await asyncio.to_thread(self._declarations.declared_models)
         self._on_health("ready", all(n in self._live and self._live[n].is_up for n in declared))
         if declared <= self._settled:
             self._on_health("startup", True)
+
+
+def _planned(
+    desired: desire.Desired, observed: Sequence[state.ObservedModel]
+) -> tuple[plan.Operation, ...]:
+    return tuple(plan.plan_model(desired.picture(), observed))
+
+
+def _log(model: str, planned: Sequence[plan.Operation]) -> None:
+    """A line for each operation; of thousands alike, one line for all."""
+    for kind, count in Counter(map(type, planned)).items():
+        if count > LOGGED_MAX:
+            log.info("execute", model=model, operations=count, kind=kind.__name__)
+            continue
+        for operation in planned:
+            if type(operation) is kind:
+                log.info("execute", operation=str(operation))
 
 
 def _ends_plan(operation: plan.Operation, error: errors.Error, model: live.LiveModel) -> bool:

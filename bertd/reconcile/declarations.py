@@ -1,40 +1,79 @@
-"""What the store declares, read for the reconciler and checked for an apply."""
+"""What the store declares, read for the reconciler and checked for an apply.
 
-from collections.abc import Iterator, Sequence
+Only what is asked about is read: one Adapter among 100,000 costs as much as one among ten.
+"""
+
+from collections.abc import Mapping, Sequence
 
 from bertd import errors
-from bertd.manifest import parsing, spec, views, writing
+from bertd.manifest import parsing, spec, writing
 from bertd.reconcile import desire
 from bertd.store import objects
 
-KINDS: tuple[views.Kind, ...] = ("Model", "Adapter")
+Raw = Mapping[str, object]
 
 
-def read(store: objects.Objects, name: str) -> desire.Declared | None:
-    """A Model with the Adapter objects that name it; None when there is no such Model."""
-    try:
-        stored = store.get("Model", name)
-    except errors.NotFound:
-        return None
-    adapters = adapters_of(store, name)
-    return desire.Declared(
-        name=name,
-        generation=stored.generation,
-        spec=model_spec(stored),
-        adapters={each.name: adapter_spec(each) for each in adapters},
-        generations={each.name: each.generation for each in adapters},
-    )
+class Declarations:
+    """Reads Models with their Adapters; a spec that did not change stays the same object."""
+
+    def __init__(self, store: objects.Objects) -> None:
+        self._store = store
+        self._models: dict[str, tuple[Raw, spec.ModelSpec]] = {}
+        self._adapters: dict[str, dict[str, tuple[Raw, spec.AdapterSpec]]] = {}  # by Model
+
+    def read(self, name: str, only: frozenset[str] | None = None) -> desire.Declared | None:
+        """A Model with the Adapter objects that name it; None when there is no such Model.
+
+        Args:
+            name: the Model's.
+            only: the adapters that matter; None: all.
+        """
+        try:
+            stored = self._store.get("Model", name)
+        except errors.NotFound:
+            self._models.pop(name, None)
+            self._adapters.pop(name, None)
+            return None
+        raw, declared = self._models.get(name, ({}, None))
+        if declared is None or raw != stored.spec:
+            declared = model_spec(stored)
+            self._models[name] = stored.spec, declared
+        adapters = self._of_model(name, only)
+        return desire.Declared(
+            name=name,
+            generation=stored.generation,
+            spec=declared,
+            adapters={each.name: self._adapters[name][each.name][1] for each in adapters},
+            generations={each.name: each.generation for each in adapters},
+            only=only,
+        )
+
+    def models(self) -> set[str]:
+        """Every Model that is declared or named by an Adapter object."""
+        return self._store.models_of_adapters() | self.declared_models()
+
+    def declared_models(self) -> set[str]:
+        """Every Model that is declared."""
+        return {each.name for each in self._store.every("Model")}
+
+    def orphans(self, model: str) -> Sequence[objects.Stored]:
+        """The Adapter objects that name a Model, which need not exist."""
+        return tuple(self._store.of_model(model))
+
+    def _of_model(self, model: str, only: frozenset[str] | None) -> Sequence[objects.Stored]:
+        known = self._adapters.setdefault(model, {})
+        if only is None:
+            found = tuple(self._store.of_model(model))
+        else:
+            some = self._store.some("Adapter", sorted(only))
+            found = tuple(each for each in some if each.spec["model"] == model)
+        read = {each.name: (each.spec, _kept(known.get(each.name), each)) for each in found}
+        self._adapters[model] = read if only is None else known | read
+        return found
 
 
-def adapters_of(store: objects.Objects, model: str) -> Sequence[objects.Stored]:
-    """The Adapter objects that name a Model, which need not exist."""
-    return [each for each in store.every("Adapter") if each.spec["model"] == model]
-
-
-def models(store: objects.Objects) -> set[str]:
-    """Every Model that is declared or named by an Adapter object."""
-    named = {str(each.spec["model"]) for each in store.every("Adapter")}
-    return named | {each.name for each in store.every("Model")}
+def _kept(known: tuple[Raw, spec.AdapterSpec] | None, stored: objects.Stored) -> spec.AdapterSpec:
+    return known[1] if known is not None and known[0] == stored.spec else adapter_spec(stored)
 
 
 def wanted(declared: parsing.Declared) -> objects.Wanted:
@@ -47,16 +86,25 @@ def wanted(declared: parsing.Declared) -> objects.Wanted:
     )
 
 
-def touched(store: objects.Objects, declared: parsing.Declared) -> Iterator[str]:
-    """The Models that an apply touches; an Adapter may leave the one that it names so far."""
-    if not isinstance(declared.spec, spec.AdapterSpec):
-        yield declared.name
-        return
-    yield declared.spec.model
-    try:
-        yield str(store.get("Adapter", declared.name).spec["model"])
-    except errors.NotFound:
-        return
+def touched(store: objects.Objects, parsed: parsing.Manifest) -> dict[str, set[str] | None]:
+    """The Models that an apply touches, with the adapters that matter; None: all of it.
+
+    An Adapter may leave the Model that it names so far; that one is looked at as a whole.
+    """
+    found: dict[str, set[str] | None] = {}
+    named = {
+        each.name: each.spec.model
+        for each in parsed.objects
+        if isinstance(each.spec, spec.AdapterSpec)
+    }
+    for name, model in named.items():
+        names = found.setdefault(model, set())
+        assert names is not None  # nothing is a whole Model yet
+        names.add(name)
+    before = {each.name: str(each.spec["model"]) for each in store.some("Adapter", sorted(named))}
+    found |= {model: None for name, model in before.items() if model != named[name]}
+    models = (each.name for each in parsed.objects if each.kind == "Model")
+    return found | dict.fromkeys(models)
 
 
 def check_unique(store: objects.Objects, parsed: parsing.Manifest) -> None:
@@ -67,27 +115,34 @@ def check_unique(store: objects.Objects, parsed: parsing.Manifest) -> None:
     """
     inline: dict[tuple[str, str], str] = {}
     separate: dict[tuple[str, str], str] = {}
-    for each in (*_kept(store, parsed), *parsed.objects):
+    for each in parsed.objects:
         if isinstance(each.spec, spec.ModelSpec):
             inline |= {(each.name, a.name): each.where for a in each.spec.adapters if a.name}
         else:
             separate[each.spec.model, each.name] = each.where
-    for model, adapter in sorted(inline.keys() & separate.keys()):
-        where = inline[model, adapter] or separate[model, adapter]
+    replaced = {(each.kind, each.name) for each in parsed.objects}
+    models = {model for model, _ in separate if ("Model", model) not in replaced}
+    names = {adapter for _, adapter in inline if ("Adapter", adapter) not in replaced}
+    stored_inline = _stored_inline(store, sorted(models))
+    stored_separate = {(str(s.spec["model"]), s.name) for s in store.some("Adapter", sorted(names))}
+    for model, adapter in sorted(
+        (inline.keys() & (separate.keys() | stored_separate)) | (separate.keys() & stored_inline)
+    ):
+        where = inline.get((model, adapter)) or separate[model, adapter]
         raise errors.InvalidManifest(
             f"{where}: adapter '{adapter}' of model '{model}' must be declared once: either "
             "inside the Model or as an object of its own"
         )
 
 
-def _kept(store: objects.Objects, parsed: parsing.Manifest) -> Iterator[parsing.Declared]:
-    """What is stored and not replaced by this manifest."""
-    replaced = {(each.kind, each.name) for each in parsed.objects}
-    for kind in KINDS:
-        for stored in store.every(kind):
-            if (kind, stored.name) not in replaced:
-                read_spec = writing.spec_from_dict(kind, stored.spec)
-                yield parsing.Declared(kind=kind, name=stored.name, labels={}, spec=read_spec)
+def _stored_inline(store: objects.Objects, models: Sequence[str]) -> set[tuple[str, str]]:
+    """(model, adapter) of every adapter that these stored Models name."""
+    return {
+        (stored.name, str(adapter["name"]))
+        for stored in store.some("Model", models)
+        for adapter in stored.spec["adapters"]
+        if "name" in adapter
+    }
 
 
 def model_spec(stored: objects.Stored) -> spec.ModelSpec:

@@ -49,6 +49,7 @@ EFFECTS = {
     "adapters[].temperature": Effect.IN_PLACE,
     "adapters[].thresholds": Effect.IN_PLACE,
     "adapters[].weight": Effect.IN_PLACE,
+    "adapterMemory": Effect.IN_PLACE,
     "allowInlineAdapters": Effect.IN_PLACE,
     "model": Effect.ADAPTER_ONLY,
     "source": Effect.ADAPTER_ONLY,

@@ -1,26 +1,25 @@
 """One Model as it runs: its revisions, what they hold, and the execution of a plan's operations."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-
-import structlog
+from pathlib import Path
 
 from bertd import errors, metrics
 from bertd.batching import batch
 from bertd.reconcile import desire, outputs, plan, resolving, state
-from bertd.runtime import dispatcher, feeder, revision, router, worker
+from bertd.runtime import dispatcher, feeder, memory, revision, router, slots, worker
 from bertd.tokenization import tokenizer
 
-log = structlog.get_logger()
-
 LOADING_RETRY_S = 0.5
-PUBLISH_EVERY_S = 0.2  # while a plan runs: thousands of adapters become routable as they load
+
+Look = Callable[[str], Awaitable[bool]]
 
 
 @dataclass(slots=True, kw_only=True)
 class Running:
-    """A revision, what it was built from, and the adapters that it holds."""
+    """A revision, what it was built from, and the adapters that it serves."""
 
     revision: revision.Revision
     base: resolving.Base
@@ -29,46 +28,77 @@ class Running:
     limits: state.Limits
     tokenizer: tokenizer.Tokenizer
     adapters: dict[str, desire.Found] = field(default_factory=dict)
-    routes: dict[str, router.Route] = field(default_factory=dict)  # by adapter; "" is the base
+    contents: dict[str, slots.Content] = field(default_factory=dict)  # by adapter
+    uses: Counter[str] = field(default_factory=Counter)  # adapters by digest: some share a file
+    routes: dict[str, router.Route] = field(default_factory=dict)  # as they are asked for
+
+    def hold(self, adapter: str, found: desire.Found, path: Path) -> None:
+        """Serves `found` under this name from now on."""
+        digest = found.file.digest
+        self.uses[digest] += 1
+        content = self.revision.adapters.declare(slots.Content(digest, path))
+        before = self.contents.get(adapter)
+        self.adapters[adapter], self.contents[adapter] = found, content
+        self.routes.pop(adapter, None)
+        if before is not None:
+            self._release(before.digest)
+
+    def drop(self, adapter: str) -> None:
+        """Serves nothing under this name any more."""
+        del self.adapters[adapter]
+        self.routes.pop(adapter, None)
+        self._release(self.contents.pop(adapter).digest)
+
+    def _release(self, digest: str) -> None:
+        self.uses[digest] -= 1
+        if not self.uses[digest]:
+            del self.uses[digest]
+            self.revision.adapters.forget(digest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What all Models of a daemon have in common."""
+
+    device: dispatcher.Dispatcher  # where workers' lanes come from
+    router: router.Router  # where names are published
+    metrics: metrics.Metrics
+    blob: Callable[[str], Path]  # where the stored file of a digest lies
+    spawn: revision.Spawn = worker.Worker.spawn
+    folded: Path | None = None  # directory for folded adapters, found again after a restart
 
 
 class LiveModel:
     """Executes operations for one Model; only its own reconcile task calls it.
 
+    It is also what the router asks for this Model's names: what a reconcile changes is true for the
+    next call.
+
     Args:
         name: the Model's name.
-        device: where its workers' lanes come from.
-        router: where its routes are published.
-        metrics: where revisions are recorded.
-        on_state: called when a worker comes or goes.
-        spawn: starts a worker process.
+        shared: what it runs with.
+        on_state: called when a worker comes or goes, or lost a file.
+        look: looks for an adapter that nobody has seen yet; True if it is there now.
 
     `names` are the adapters that are declared: those that do not serve yet are on their way, unless
-    `failures` says why not ("" is the Model itself). `publish` makes changes of either known.
+    `failures` says why not ("" is the Model itself).
     """
 
     def __init__(
-        self,
-        name: str,
-        *,
-        device: dispatcher.Dispatcher,
-        router: router.Router,
-        metrics: metrics.Metrics,
-        on_state: Callable[[], None],
-        spawn: revision.Spawn = worker.Worker.spawn,
+        self, name: str, shared: Shared, *, on_state: Callable[[], None], look: Look
     ) -> None:
         self.name = name
         self.serving: Running | None = None
+        self.generation = 0  # of the declaration that was made true last
         self.failures: dict[str, errors.Error] = {}
         self.names: set[str] = set()
-        self._device = device
-        self._router = router
-        self._metrics = metrics
+        self._shared = shared
         self._on_state = on_state
-        self._spawn = spawn
+        self._look = look
         self._revisions: dict[str, Running] = {}
-        self._published_s = 0.0
-        self.publish()
+        self._mended: set[str] = set()  # digests whose stored file was made anew once
+        self._broken: dict[str, errors.Error] = {}  # digests that failed after that, too
+        shared.router.publish(name, self)
 
     @property
     def is_up(self) -> bool:
@@ -88,10 +118,7 @@ class LiveModel:
                 reload_key=running.key,
                 limits=running.limits,
                 serving=running is self.serving,
-                adapters={
-                    adapter: state.ObservedAdapter(digest=found.file.digest, output=found.settings)
-                    for adapter, found in running.adapters.items()
-                },
+                adapters={name: found.held for name, found in running.adapters.items()},
                 reload_inputs=running.inputs,
             )
             for name, running in self._revisions.items()
@@ -100,8 +127,12 @@ class LiveModel:
     def blobs(self) -> set[str]:
         """Digests of every stored file that a revision of this Model may still open."""
         running = self._revisions.values()
-        adapters = {digest for each in running for digest in each.revision.held}
+        adapters = {digest for each in running for digest in each.revision.adapters.held}
         return adapters | {digest for each in running for digest in each.base.blobs.values()}
+
+    def folded_keys(self) -> set[str]:
+        """The caches of folded adapters that a revision of this Model uses."""
+        return {str(r.revision.facts.get("foldedKey", "")) for r in self._revisions.values()}
 
     def details(self) -> dict[str, object]:
         """Facts about what serves, for people and scripts; JSON values."""
@@ -110,11 +141,46 @@ class LiveModel:
             return {}
         return {
             **running.revision.facts,
-            "lanes": self._device.permits,
+            "lanes": self._shared.device.permits,
             "workerPid": running.revision.worker_pid,
             "adapters": len(running.adapters),
+            "adaptersInMemory": running.revision.adapters.resident,
             "maxLength": running.tokenizer.max_length,
         }
+
+    # Names, as the router asks for them.
+
+    def route(self, adapter: str) -> router.Route | None:
+        """Who answers for an adapter ("": the base), if anybody does."""
+        running = self.serving
+        if running is None:
+            return None
+        found = running.adapters.get(adapter)
+        if found is None and adapter:
+            return None
+        route = running.routes.get(adapter)
+        if route is None:
+            route = running.routes[adapter] = self._route(running, adapter, found)
+        return route
+
+    def refusal(self, adapter: str) -> errors.Error | None:
+        """Why nobody answers for a name; of names not declared that is known once others serve."""
+        if adapter and adapter not in self.names:
+            return None if self.serving else self.refusal("")
+        what = f"adapter {self.name}/{adapter}" if adapter else f"model {self.name}"
+        if error := self.failures.get(adapter):
+            return _for_callers(what, error)
+        return errors.NotReady(f"{what} is loading", retry_after_s=LOADING_RETRY_S)
+
+    def known(self) -> set[str]:
+        """Every name that is declared."""
+        return self.names
+
+    async def look(self, adapter: str) -> bool:
+        """Looks whether an adapter has appeared; True if it is worth asking again."""
+        return await self._look(adapter)
+
+    # Operations.
 
     async def execute(self, operation: plan.Operation, desired: desire.Desired) -> None:
         """Does one operation.
@@ -122,21 +188,15 @@ class LiveModel:
         Raises:
             BadArtifact, Temporary: it could not be done; what served before still serves.
         """
-        log.info("execute", operation=str(operation))
-        await self._execute(operation, desired)
-        if asyncio.get_running_loop().time() >= self._published_s + PUBLISH_EVERY_S:
-            self.publish()
-
-    async def _execute(self, operation: plan.Operation, desired: desire.Desired) -> None:
         match operation:
             case plan.StartRevision():
                 await self._start(operation, desired)
             case plan.SwitchRevision():
-                self._switch(operation.revision)
+                await self._switch(operation.revision)
             case plan.RetireRevision():
                 await self._retire(operation.revision)
             case plan.LoadAdapter() | plan.ReplaceAdapter():
-                await self._load(operation, desired)
+                self._load(operation, desired)
             case plan.UnloadAdapter():
                 self._unload(operation)
             case plan.UpdateOutput():
@@ -148,36 +208,27 @@ class LiveModel:
 
     async def remove(self) -> None:
         """Stops routing, answers what is queued, ends all workers, forgets the metrics."""
-        self._router.remove(self.name)
+        self._shared.router.remove(self.name)
         self.serving = None
         for name in list(self._revisions):
             await self._retire(name)
-        self._metrics.forget_model(self.name)
+        self._shared.metrics.forget_model(self.name)
 
-    def drop_lost(self) -> None:
-        """Forgets adapters that a restarted worker could not load again, so that a plan does."""
+    def drop_lost(self) -> set[str]:
+        """Forgets adapters that could not be loaded, so that a plan declares them again.
+
+        Returns the digests of stored files to be made anew: a second failure is final.
+        """
+        mend: set[str] = set()
         for running in self._revisions.values():
-            for adapter in running.adapters.keys() - running.revision.entries.keys():
-                del running.adapters[adapter], running.routes[adapter]
-
-    def publish(self) -> None:
-        """Routes every loaded name to the serving revision and explains the others."""
-        self._published_s = asyncio.get_running_loop().time()
-        routes = dict(self.serving.routes) if self.serving else {}
-        names = self.names if self.serving else {""}
-        refusals = {name: self._refusal(name) for name in names if name not in routes}
-        self._router.publish(self.name, router.Names(routes=routes, refusals=refusals))
-
-    def _refusal(self, adapter: str) -> errors.Error:
-        what = f"adapter {self.name}/{adapter}" if adapter else f"model {self.name}"
-        if error := self.failures.get(adapter):
-            return _for_callers(what, error)
-        return errors.NotReady(f"{what} is loading", retry_after_s=LOADING_RETRY_S)
-
-    def _make_routes(self, running: Running) -> None:
-        running.routes = {"": self._route(running, "", None)}
-        for adapter, found in running.adapters.items():
-            running.routes[adapter] = self._route(running, adapter, found)
+            lost = dict(running.revision.adapters.lost)
+            for adapter in [n for n, c in running.contents.items() if c.digest in lost]:
+                running.drop(adapter)
+            running.revision.adapters.lost.clear()
+            self._broken |= {digest: lost[digest] for digest in lost if digest in self._mended}
+            mend |= lost.keys() - self._mended
+            self._mended |= lost.keys()
+        return mend
 
     def _route(self, running: Running, adapter: str, found: desire.Found | None) -> router.Route:
         described = running.base.description
@@ -192,9 +243,11 @@ class LiveModel:
             tokenizer=running.tokenizer,
             truncate=running.limits.on_too_long == "truncate",
             normalize=described.pooling.normalize if declared is None else declared,
-            dimensions=described.shape.hidden,
+            base=described,
+            allows_inline=running.limits.allow_inline_adapters,
             target=target,
-            entry=target.entries[adapter] if found else target.base,
+            lease=target.base,
+            content=running.contents[adapter] if found else None,
         )
 
     async def _start(self, operation: plan.StartRevision, desired: desire.Desired) -> None:
@@ -213,12 +266,13 @@ class LiveModel:
                     files=base.files,
                     precision=spec.precision,
                     pooling=spec.pooling.mode or base.description.pooling.mode,
+                    folded=self._shared.folded,
                 ),
                 _limits(limits),
-                device=self._device,
-                metrics=self._metrics,
+                device=self._shared.device,
+                metrics=self._shared.metrics,
                 on_state=self._on_state,
-                spawn=self._spawn,
+                spawn=self._shared.spawn,
             ),
             base=base,
             key=state.reload_key(picture),
@@ -226,22 +280,26 @@ class LiveModel:
             limits=limits,
             tokenizer=await _tokenizer(base, limits),
         )
+        running.revision.set_limits(_limits(limits), _adapter_bytes(limits))
         await running.revision.start()
-        self._make_routes(running)
+        self._mended.clear()
+        self._broken.clear()
         self._revisions[operation.revision] = running
 
-    def _switch(self, name: str) -> None:
+    async def _switch(self, name: str) -> None:
+        """Routes to a revision; one that replaces another first gets its adapters into memory."""
         running = self._revisions[name]
+        if self.is_replacing(name):
+            await running.revision.adapters.fill()
         if not running.revision.serving:
             raise errors.Temporary("its worker is being replaced", reason="WorkerRestarting")
         self.serving = running
-        self._metrics.revision(
+        self._shared.metrics.revision(
             model=self.name,
             revision=name,
             precision=str(running.revision.facts.get("precision", "")),
             digest=running.base.description.digest,
         )
-        self.publish()
 
     async def _retire(self, name: str) -> None:
         running = self._revisions[name]
@@ -249,20 +307,16 @@ class LiveModel:
         await running.revision.close()
         del self._revisions[name]
 
-    async def _load(
+    def _load(
         self, operation: plan.LoadAdapter | plan.ReplaceAdapter, desired: desire.Desired
     ) -> None:
-        running = self._revisions[operation.revision]
         found = desired.adapters.get(operation.adapter)
         if not isinstance(found, desire.Found):
             found = self._held(operation, found)
-        target = running.revision
-        await target.load_adapter(operation.adapter, found.file.digest, found.file.path)
-        self._hold(running, operation.adapter, found)
-
-    def _hold(self, running: Running, adapter: str, found: desire.Found) -> None:
-        running.adapters[adapter] = found
-        running.routes[adapter] = self._route(running, adapter, found)
+        if error := self._broken.get(operation.digest):
+            raise error
+        running = self._revisions[operation.revision]
+        running.hold(operation.adapter, found, self._shared.blob(found.file.digest))
 
     def _held(
         self, operation: plan.LoadAdapter | plan.ReplaceAdapter, error: errors.Error | None
@@ -274,23 +328,26 @@ class LiveModel:
         return held
 
     def _unload(self, operation: plan.UnloadAdapter) -> None:
-        running = self._revisions[operation.revision]
-        del running.adapters[operation.adapter], running.routes[operation.adapter]
-        running.revision.unload_adapter(operation.adapter)
-        self._metrics.forget_adapter(self.name, operation.adapter)
+        self._revisions[operation.revision].drop(operation.adapter)
+        self._shared.metrics.forget_adapter(self.name, operation.adapter)
 
     def _update_output(self, operation: plan.UpdateOutput, desired: desire.Desired) -> None:
         found = desired.adapters[operation.adapter]
         if isinstance(found, errors.Error):
             raise found
-        self._hold(self._revisions[operation.revision], operation.adapter, found)
+        running = self._revisions[operation.revision]
+        running.hold(operation.adapter, found, self._shared.blob(found.file.digest))
 
     async def _update_limits(self, operation: plan.UpdateLimits) -> None:
         running = self._revisions[operation.revision]
         running.tokenizer = await _tokenizer(running.base, operation.limits)
         running.limits = operation.limits
-        running.revision.set_limits(_limits(operation.limits))
-        self._make_routes(running)
+        running.revision.set_limits(_limits(operation.limits), _adapter_bytes(operation.limits))
+        running.routes.clear()
+
+
+def _adapter_bytes(limits: state.Limits) -> int:
+    return limits.adapter_memory_bytes or memory.default_adapter_bytes()
 
 
 def _limits(limits: state.Limits) -> feeder.Limits:

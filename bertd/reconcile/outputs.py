@@ -18,28 +18,40 @@ def of_base(base: checkpoint_files.Base) -> router.Output | None:
     return router.Output(label_names=base.label_names, problem=base.problem)
 
 
-def of_adapter(info: adapter_file.AdapterInfo, declared: Declared) -> router.Output:
-    """The adapter's output as declared.
+def of_file(info: adapter_file.AdapterInfo) -> router.Output:
+    """What an adapter's own file says."""
+    return router.Output(
+        label_names=info.label_names,
+        problem=info.head.problem,
+        temperature=info.temperature,
+        thresholds=info.thresholds,
+    )
+
+
+def declared(own: router.Output, by: Declared) -> router.Output:
+    """The output of an adapter's file with what its declaration says instead.
 
     Raises:
         BadArtifact: the declaration names more, fewer or other labels than the file has.
     """
-    names = info.label_names if declared.label_names is None else declared.label_names
-    if len(names) != len(info.label_names):
+    if by.label_names is None and by.temperature is None and by.thresholds is None:
+        return own
+    names = own.label_names if by.label_names is None else by.label_names
+    if len(names) != len(own.label_names):
         raise errors.BadArtifact(
-            f"`labelNames` has {len(names)} names, but the adapter has {len(info.label_names)} "
+            f"`labelNames` has {len(names)} names, but the adapter has {len(own.label_names)} "
             "outputs",
             reason="LabelMismatch",
         )
-    renamed = dict(zip(info.label_names, names, strict=True))
-    thresholds = declared.thresholds
+    renamed = dict(zip(own.label_names, names, strict=True))
+    thresholds = by.thresholds
     if thresholds is None:
-        thresholds = {renamed[name]: value for name, value in info.thresholds.items()}
+        thresholds = {renamed[name]: value for name, value in own.thresholds.items()}
     _check_thresholds(thresholds, names)
     return router.Output(
         label_names=names,
-        problem=info.head.problem,
-        temperature=info.temperature if declared.temperature is None else declared.temperature,
+        problem=own.problem,
+        temperature=own.temperature if by.temperature is None else by.temperature,
         thresholds=thresholds,
     )
 

@@ -10,7 +10,7 @@ free memory.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 from bertd.manifest import quantities
 from bertd.manifest import spec as specs
@@ -26,6 +26,8 @@ FIELD_NAMES = {
     "max_length": "maxLength",
     "on_too_long": "onTooLong",
     "normalize": "pooling.normalize",
+    "adapter_memory_bytes": "adapterMemory",
+    "allow_inline_adapters": "allowInlineAdapters",
     "label_names": "labelNames",
     "temperature": "temperature",
     "thresholds": "thresholds",
@@ -241,16 +243,24 @@ def _settle(model: state.DesiredModel, target: state.ObservedModel) -> Iterator[
 def _adapters(
     model: state.DesiredModel, revision: str, held: Mapping[str, state.ObservedAdapter]
 ) -> Iterator[Operation]:
-    """First what frees slots, then the rest by name."""
+    """First what frees memory, then the rest by name."""
     wanted = {adapter.name: adapter for adapter in model.adapters}
-    gone = held.keys() - wanted.keys() if model.are_all_named else ()
-    for name in sorted(gone):
+    for name in sorted(_gone(model, wanted.keys(), held.keys())):
         cause = "no longer declared"
         yield UnloadAdapter(model=model.name, revision=revision, adapter=name, cause=cause)
-    for name, adapter in sorted(wanted.items()):
-        operation = _adapter(model.name, revision, adapter, held.get(name))
-        if operation is not None:
-            yield operation
+    # Sorted at the end: among 100,000 adapters mostly none has changed.
+    operations = (
+        operation
+        for name, adapter in wanted.items()
+        if (operation := _adapter(model.name, revision, adapter, held.get(name))) is not None
+    )
+    yield from sorted(operations, key=lambda operation: operation.adapter)
+
+
+def _gone(model: state.DesiredModel, wanted: Set[str], held: Set[str]) -> Set[str]:
+    if not model.are_all_named:
+        return frozenset()
+    return (held if model.only is None else held & model.only) - wanted
 
 
 def _adapter(
@@ -311,6 +321,8 @@ def _shown(field: str, settings: Settings) -> str:
     value = getattr(settings, field)
     if field.endswith("_s"):
         return quantities.print_duration(value)
+    if field.endswith("_bytes") and value is not None:
+        return quantities.print_size(value)
     return diff.shown(dict(value) if field == "thresholds" and value is not None else value)
 
 

@@ -6,20 +6,26 @@ functions here block on the disk; the controller runs them in a thread.
 """
 
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Collection, Mapping, Sequence
+from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from bertd import errors
-from bertd.checkpoint import adapter_file, sources
+from bertd.checkpoint import adapter_file, beneath, sources
 from bertd.checkpoint import files as checkpoint_files
 from bertd.manifest import spec as manifest_spec
+from bertd.reconcile import outputs
+from bertd.runtime import router
 from bertd.store import blobs
 from bertd.tokenization import tokenizer
 
-REMEMBERED_MAX = 200_000  # files, by signature and by digest
-Signature = tuple[int, int, int, int, int]
+REMEMBERED_MAX = 400_000  # files
+# A file that changed so shortly before it was read may change again under the same time stamp.
+YOUNG_NS = 100_000_000
+READERS = 4  # threads: hashing and the disk take turns
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
@@ -35,11 +41,20 @@ class Base:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:
-    """An adapter file in the blob store."""
+    """An adapter file in the blob store, and what it says of its answers."""
 
     digest: str
-    path: Path
-    info: adapter_file.AdapterInfo
+    output: router.Output
+    file_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a source was, when it had this signature, for the base of these digests."""
+
+    signature: sources.Signature
+    base: tuple[str, str]
+    found: Adapter | errors.BadArtifact
 
 
 def check_pin(declared: manifest_spec.Base, found: checkpoint_files.Base) -> None:
@@ -83,9 +98,10 @@ class Resolver:
 
     def __init__(self, store: blobs.Blobs) -> None:
         self._store = store
-        self._seen: dict[Signature, str] = {}
+        self._seen: dict[sources.Signature, str] = {}
         self._described: dict[tuple[tuple[str, str], ...], checkpoint_files.Base] = {}
-        self._proved: dict[tuple[str, str, str], adapter_file.AdapterInfo] = {}
+        self._adapters: dict[str, _Seen] = {}
+        self._outputs: dict[object, router.Output] = {}
 
     def base(self, declared: manifest_spec.Base) -> Base:
         """Copies and describes a base.
@@ -108,40 +124,112 @@ class Resolver:
         check_pin(declared, description)
         return Base(blobs=digests, files=files, description=description)
 
-    def adapter(self, source: str, base: checkpoint_files.Base) -> Adapter:
+    def adapter(
+        self, source: str, base: checkpoint_files.Base, signature: sources.Signature | None = None
+    ) -> Adapter | errors.Error:
         """Copies an adapter file and checks all of it against its base.
 
-        Raises:
-            BadArtifact: the file is broken or belongs to another base or tokenizer.
-            Temporary: the disk failed.
-        """
-        fd = sources.open_adapter(source)
-        try:
-            digest = self._add(fd)
-        finally:
-            os.close(fd)
-        path = self._store.path(digest)
-        key = (digest, base.digest, base.tokenizer_digest)
-        info = self._proved.get(key)
-        if info is None:
-            info = adapter_file.read_for(path, base, what=f"'{source}'").info
-            self._remember(self._proved, key, info)
-        return Adapter(digest=digest, path=path, info=info)
+        Args:
+            source: an absolute path or `package://…`.
+            base: what it must belong to.
+            signature: of the file just now, where the caller knows it: an unchanged file is not
+                opened again.
 
-    def sweep(self, keep: set[str]) -> int:
+        Returns:
+            The adapter, or why there is none: BadArtifact until its file changes, Temporary where
+            the disk failed.
+        """
+        place = sources.Listed(source, signature)
+        return self._known(place, base) or self._read(source, base)
+
+    def each_adapter(
+        self, places: Sequence[sources.Listed], base: checkpoint_files.Base
+    ) -> list[Adapter | errors.Error]:
+        """As `adapter` for each; thousands of new files are read by several threads."""
+        found = [self._known(place, base) for place in places]
+        new = [place for place, known in zip(places, found, strict=True) if known is None]
+        with futures.ThreadPoolExecutor(READERS, thread_name_prefix="read") as pool:
+            look = pool.map if len(new) > READERS else map
+            read = look(lambda place: self.adapter(place.path, base, place.signature), new)
+            return [known or next(read) for known in found]
+
+    def _known(
+        self, place: sources.Listed, base: checkpoint_files.Base
+    ) -> Adapter | errors.BadArtifact | None:
+        """What this file was found to be, if it has not changed since."""
+        seen = self._adapters.get(place.path)
+        if seen is None or seen.base != (base.digest, base.tokenizer_digest):
+            return None
+        signature = place.signature
+        if signature is None and place.path.startswith("/"):
+            signature = sources.signature(place.path)
+        return seen.found if seen.signature == signature else None
+
+    def path(self, digest: str) -> Path:
+        """Where the blob of this digest lies."""
+        return self._store.path(digest)
+
+    def forget(self, digest: str) -> None:
+        """The blob of an adapter is not what its name says: removes it, so that it is made anew."""
+        self._store.remove(digest)
+        self._adapters = {k: v for k, v in self._adapters.items() if _digest(v.found) != digest}
+
+    def sweep(self, keep: Collection[str]) -> int:
         """Removes every blob that nothing live needs; returns how many."""
+        self._adapters = {
+            source: seen
+            for source, seen in self._adapters.items()
+            if (digest := _digest(seen.found)) is None or digest in keep
+        }
         return self._store.sweep(keep)
 
+    def _read(self, source: str, base: checkpoint_files.Base) -> Adapter | errors.Error:
+        try:
+            fd = sources.open_adapter(source)
+        except errors.Error as error:
+            return error.with_traceback(None)
+        try:
+            signature = sources.signature(fd)
+            found = self._proved(fd, source, base)
+        finally:
+            os.close(fd)
+        if signature is not None and not isinstance(found, errors.Temporary):
+            is_old = time.time_ns() - signature[-1] > YOUNG_NS
+            if is_old and isinstance(found, Adapter | errors.BadArtifact):
+                key = (base.digest, base.tokenizer_digest)
+                self._remember(self._adapters, source, _Seen(signature, key, found))
+        return found
+
+    def _proved(self, fd: int, source: str, base: checkpoint_files.Base) -> Adapter | errors.Error:
+        try:
+            data = beneath.read_file(Path(f"/proc/self/fd/{fd}"), sources.MAX_ADAPTER_BYTES, source)
+            info = adapter_file.prove(data, base, what=f"'{source}'")
+            self._store.put(data, info.digest)
+        except errors.Error as error:
+            return error.with_traceback(None)
+        return Adapter(digest=info.digest, output=self._output(info), file_bytes=len(data))
+
+    def _output(self, info: adapter_file.AdapterInfo) -> router.Output:
+        """Thousands of adapters share few outputs: one object for equal ones."""
+        output = outputs.of_file(info)
+        key = (
+            output.label_names,
+            output.problem,
+            output.temperature,
+            tuple(output.thresholds.items()),
+        )
+        if key not in self._outputs:
+            self._remember(self._outputs, key, output)
+        return self._outputs[key]
+
     def _add(self, fd: int) -> str:
-        stat = os.fstat(fd)
-        signature = (
-            stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
-        )  # fmt: skip
-        known = self._seen.get(signature)
+        signature = sources.signature(fd)
+        known = self._seen.get(signature) if signature else None
         if known is not None and self._store.path(known).exists():
             return known
         digest = self._store.add(fd)
-        self._remember(self._seen, signature, digest)
+        if signature is not None:
+            self._remember(self._seen, signature, digest)
         return digest
 
     @staticmethod
@@ -150,3 +238,7 @@ class Resolver:
         if len(memory) >= REMEMBERED_MAX:
             memory.clear()
         memory[key] = value
+
+
+def _digest(found: Adapter | errors.Error) -> str | None:
+    return found.digest if isinstance(found, Adapter) else None

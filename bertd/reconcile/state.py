@@ -58,6 +58,8 @@ class DesiredModel:
     adapters: tuple[DesiredAdapter, ...] = ()
     are_all_named: bool = True
     """False: a glob could not be read, so that others may be declared; what runs stays."""
+    only: frozenset[str] | None = None
+    """The adapters that this picture is about; of others it says nothing. None: all of them."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +73,8 @@ class Limits:
     max_length: int | None
     on_too_long: str
     normalize: bool | None
+    adapter_memory_bytes: int | None = None
+    allow_inline_adapters: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +124,8 @@ def limits(model: specs.ModelSpec) -> Limits:
         max_length=model.max_length,
         on_too_long=model.on_too_long,
         normalize=model.pooling.normalize,
+        adapter_memory_bytes=model.adapter_memory_bytes,
+        allow_inline_adapters=model.allow_inline_adapters,
     )
 
 

@@ -1,6 +1,6 @@
 """Conditions: what is observed of an object, in Kubernetes' form. Pure; time comes in."""
 
-from collections.abc import Iterable
+import functools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +11,7 @@ RESOLVED = "ArtifactsResolved"
 LOADED = "Loaded"
 READY = "Ready"
 PROGRESSING = "Progressing"  # False: nothing happens any more until a declaration or a file changes
+REMEMBERED = 256
 STEPS = (RESOLVED, LOADED, READY)
 
 
@@ -24,12 +25,12 @@ class Observation:
     message: str
 
 
+Observations = tuple[Observation, ...]
+
+
+@functools.lru_cache(maxsize=REMEMBERED)  # thousands of adapters become something at once
 def observe(
-    before: Iterable[views.Condition],
-    now: Iterable[Observation],
-    *,
-    generation: int,
-    time: str,
+    before: tuple[views.Condition, ...], now: Observations, *, generation: int, time: str
 ) -> tuple[views.Condition, ...]:
     """The new conditions; `last_transition_time` moves only where `status` changed."""
     old = {condition.type: condition for condition in before}
@@ -51,17 +52,19 @@ def observe(
     )
 
 
-def ready(message: str) -> tuple[Observation, ...]:
+def ready(message: str) -> Observations:
     """Everything is as declared."""
     return (
         Observation(type=RESOLVED, status="True", reason="Resolved", message="all files are here"),
-        Observation(type=LOADED, status="True", reason="Loaded", message="loaded and warm"),
+        Observation(
+            type=LOADED, status="True", reason="Loaded", message="loaded, or loaded when asked for"
+        ),
         Observation(type=READY, status="True", reason="Serving", message=message),
         Observation(type=PROGRESSING, status="False", reason="Complete", message="nothing to do"),
     )
 
 
-def pending(reason: str, message: str) -> tuple[Observation, ...]:
+def pending(reason: str, message: str) -> Observations:
     """On its way; nothing is known to be wrong."""
     waiting = [
         Observation(type=step, status="Unknown", reason=reason, message=message)
@@ -74,7 +77,7 @@ def pending(reason: str, message: str) -> tuple[Observation, ...]:
     )
 
 
-def failed(at: str, error: errors.Error) -> tuple[Observation, ...]:
+def failed(at: str, error: errors.Error) -> Observations:
     """`error` stopped the step `at`: earlier ones held, later ones wait for it."""
     reason = getattr(error, "reason", type(error).__name__)
     return (*(_step(step, at, reason, str(error)) for step in STEPS), _progress(error))

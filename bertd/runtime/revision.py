@@ -1,7 +1,7 @@
-"""One revision: a base in a worker process, the adapters in its slots, the feeder of its lanes.
+"""One revision: a base in a worker process, the adapters in its table, the feeder of its lanes.
 
-A worker that dies is replaced by another with the same base and the same adapters in the same
-slots, and the rows that were in flight run again.
+A worker that dies is replaced by another with the same base. Adapters that waiting rows name get
+the same slots again, and the rows that were in flight run again; the others follow in time.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import structlog
 
 from bertd import errors, frames, metrics
-from bertd.runtime import calls, dispatcher, feeder, slots, worker
+from bertd.runtime import calls, dispatcher, feeder, residency, slots, worker
 from bertd.tokenization import tokenizer
 
 log = structlog.get_logger()
@@ -63,6 +63,7 @@ class Build:
     files: Mapping[str, Path]
     precision: str
     pooling: str
+    folded: Path | None = None  # directory in which the worker keeps folded adapters
 
 
 def restart_delay_s(attempt: int) -> float:
@@ -96,13 +97,20 @@ class Revision:
     ) -> None:
         self.build = build
         self.facts: dict[str, Any] = {}
-        self.entries: dict[str, slots.Entry] = {}
         self._device = device
         self._metrics = metrics
         self._on_state = on_state
         self._clock = clock
         self._spawn = spawn
         self._slots = slots.Slots(on_free=self._on_free)
+        self.adapters = residency.Residency(
+            build.model,
+            self._slots,
+            metrics=metrics,
+            load=self._load,
+            on_lost=on_state,
+            clock=clock,
+        )
         self._feeder = feeder.Feeder(
             build.model, limits, device=device, metrics=metrics, clock=clock, send=self._send
         )
@@ -128,21 +136,16 @@ class Revision:
         """The slot that answers for the base alone."""
         return self._slots.base
 
-    @property
-    def held(self) -> set[str]:
-        """Digests of every adapter that somebody may still read; a restart loads them again."""
-        return {entry.digest for entry in self._slots.held()}
-
     # Calls.
 
     async def run(
         self,
         rows: Sequence[tokenizer.Encoded],
-        entry: slots.Entry,
+        by: slots.Content | slots.Entry,
         task: frames.Task,
         deadline_s: float,
     ) -> calls.Ran:
-        """Computes the rows of one call, all or none.
+        """Computes the rows of one call, all or none, by an adapter or by the base's own entry.
 
         Raises:
             Overloaded, TooLarge: not admitted; nothing was queued.
@@ -152,11 +155,15 @@ class Revision:
         """
         if self._closed:
             raise self._going_away()
+        if isinstance(by, slots.Entry):
+            return await self._feeder.run(rows, by, task, deadline_s)
+        entry = self.adapters.find(by) or await self.adapters.wait(by, deadline_s)
         return await self._feeder.run(rows, entry, task, deadline_s)
 
-    def set_limits(self, limits: feeder.Limits) -> None:
-        """Batching and admission from now on."""
+    def set_limits(self, limits: feeder.Limits, adapter_bytes: int) -> None:
+        """Batching, admission and the memory of adapters from now on."""
         self._feeder.limits = limits
+        self.adapters.limit(adapter_bytes)
         self._device.pump()
 
     # Life of the worker.
@@ -179,8 +186,8 @@ class Revision:
         Whoever routes here must have stopped before. A caller that holds a route may still be
         tokenising, so calls are accepted until the last one lets go of its entry.
         """
-        self.entries.clear()
         self._slots.let_go()
+        self.adapters.let_go()
         for _ in range(round(DRAIN_GRACE_S / DRAIN_POLL_S)):
             if not self._slots.is_read:
                 break
@@ -190,6 +197,7 @@ class Revision:
             self._restarting.cancel()
             await asyncio.wait((self._restarting,))
         self._feeder.abandon(self._going_away())
+        self.adapters.abandon(self._going_away())
         if self._process is not None:
             await self._process.close()
             self._process = None
@@ -204,9 +212,9 @@ class Revision:
                 files={name: str(path) for name, path in self.build.files.items()},
                 precision=self.build.precision,
                 pooling=self.build.pooling,
+                folded=str(self.build.folded) if self.build.folded else None,
             )
-            for entry in self._slots.held():
-                await self._reload(process, entry)
+            reloaded = await self._reload(process)
             if process.lost:  # after its last reply, when nobody listened
                 raise errors.Temporary("the worker died while starting", reason="WorkerLost")
         except BaseException:
@@ -215,14 +223,23 @@ class Revision:
         self._process = process
         self._launched_s = self._clock()
         self._feeder.open = True
+        self.adapters.open(int(self.facts["slotBytes"]), reloaded)
 
-    async def _reload(self, process: Process, entry: slots.Entry) -> None:
-        """Loads an adapter again; one that is broken now must not keep all others down."""
-        try:
-            await process.control("load", slot=entry.slot, path=str(entry.path))
-        except errors.BadArtifact as error:
-            log.error("adapter lost", revision=self.build.name, error=str(error))
-            self.entries = {name: e for name, e in self.entries.items() if e is not entry}
+    async def _reload(self, process: Process) -> list[tuple[slots.Entry, int]]:
+        """Loads again what waiting rows name; one that is broken must not keep all others down.
+
+        Returns the entries that are there, with the bytes of their heads.
+        """
+        entries = self._slots.held()
+        there: list[tuple[slots.Entry, int]] = []
+        for start in range(0, len(entries), residency.GROUP_ADAPTERS):
+            group = entries[start : start + residency.GROUP_ADAPTERS]
+            loaded = await _load(process, group)
+            for slot, error in loaded.failed.items():
+                log.error("adapter lost", revision=self.build.name, slot=slot, error=str(error))
+            good = (entry for entry in group if entry.slot not in loaded.failed)
+            there += [(entry, loaded.head_bytes.get(entry.slot, 0)) for entry in good]
+        return there
 
     async def _restart(self) -> None:
         first, self._crashes = self._crashes, self._crashes + 1
@@ -250,6 +267,7 @@ class Revision:
         if self._process is None or not self._process.lost:
             return  # it died while starting: whoever started it is told
         self._process = None
+        self.adapters.close()
         if self._clock() - self._launched_s >= STABLE_S:
             self._crashes = 0
         batches = self._feeder.on_lost()
@@ -267,34 +285,34 @@ class Revision:
 
     # Adapters.
 
-    async def load_adapter(self, name: str, digest: str, path: Path) -> None:
-        """Loads an adapter, or replaces it: whoever found the old one still gets its answers.
-
-        Raises:
-            BadArtifact: the worker refused the file.
-            Temporary: the worker is restarting.
-        """
+    async def _load(self, entries: Sequence[slots.Entry]) -> residency.Loaded:
         async with self._changes:
             if self._process is None:
                 raise errors.Temporary("the worker is restarting", reason="WorkerRestarting")
-            entry = self._slots.take(digest, path)
-            await self._process.control("load", slot=entry.slot, path=str(path))
-        self.entries[name] = entry
-        self._record_table()
-
-    def unload_adapter(self, name: str) -> None:
-        """Forgets an adapter; its slot is free once nobody can read it any more."""
-        if self.entries.pop(name, None) is not None:
-            self._record_table()
+            return await _load(self._process, entries)
 
     def _on_free(self, slot: int) -> None:
         if self._process is not None:
-            self._process.tell("free", slot=slot)
+            self._process.tell("free", slots=[slot])
 
-    def _record_table(self) -> None:
-        adapters = len(self.entries)
-        self._metrics.adapter_table(
-            model=self.build.model,
-            adapters=adapters,
-            size_bytes=adapters * int(self.facts.get("slotBytes", 0)),
-        )
+
+async def _load(process: Process, entries: Sequence[slots.Entry]) -> residency.Loaded:
+    """Has a worker load a group of adapters, each of which may fail alone."""
+    contents = [(entry.slot, entry.content) for entry in entries]
+    reply = await process.control(
+        "load",
+        adapters=[
+            {
+                "slot": slot,
+                "digest": content.digest,
+                "path": str(content.path),
+                "cache": not content.inline,
+            }
+            for slot, content in contents
+            if content is not None
+        ],
+    )
+    return residency.Loaded(
+        failed={int(slot): worker.error(found) for slot, found in reply["failed"].items()},
+        head_bytes={int(slot): int(size) for slot, size in reply["headBytes"].items()},
+    )

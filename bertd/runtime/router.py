@@ -1,10 +1,12 @@
 """Who answers for a (model, adapter) name right now, or why nobody does."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from bertd import errors, frames
+from bertd.checkpoint import files as checkpoint_files
 from bertd.runtime import calls, slots
 from bertd.runtime import revision as revisions
 from bertd.tokenization import tokenizer as tokenization
@@ -24,7 +26,10 @@ class Output:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """A servable name: immutable, so a call keeps the one it found even while routes change."""
+    """A servable name: immutable, so a call keeps the one it found even while routes change.
+
+    `lease` is slot 0 of the revision: whoever holds it keeps the revision from closing.
+    """
 
     model: str
     adapter: str
@@ -34,33 +39,48 @@ class Route:
     tokenizer: tokenization.Tokenizer
     truncate: bool
     normalize: bool
-    dimensions: int
+    base: checkpoint_files.Base
+    allows_inline: bool
     target: revisions.Revision
-    entry: slots.Entry
+    lease: slots.Entry
+    content: slots.Content | None
+
+    @property
+    def dimensions(self) -> int:
+        """Length of an embedding."""
+        return self.base.shape.hidden
 
     async def run(
         self, rows: Sequence[tokenization.Encoded], task: frames.Task, deadline_s: float
     ) -> calls.Ran:
         """Computes all rows of one call; see `Revision.run`."""
-        return await self.target.run(rows, self.entry, task, deadline_s)
+        return await self.target.run(rows, self.content or self.lease, task, deadline_s)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Names:
-    """Everything declared under one model, by adapter name ("" is the base): routes or reasons."""
+class Names(Protocol):
+    """Everything that is declared under one model; adapter "" is the base."""
 
-    routes: Mapping[str, Route] = field(default_factory=dict)
-    refusals: Mapping[str, errors.Error] = field(default_factory=dict)
+    def route(self, adapter: str) -> Route | None:
+        """Who answers for an adapter, if anybody does."""
+
+    def refusal(self, adapter: str) -> errors.Error | None:
+        """Why nobody answers for a name that is declared; None where it is not declared."""
+
+    def known(self) -> Collection[str]:
+        """Every name, for suggestions."""
+
+    async def look(self, adapter: str) -> bool:
+        """Looks whether a name has appeared since; True if it is worth asking again."""
 
 
 class Router:
-    """One immutable `Names` per model, replaced as a whole."""
+    """The names of every model; each model's own are kept by whoever published them."""
 
     def __init__(self) -> None:
         self._models: dict[str, Names] = {}
 
     def publish(self, model: str, names: Names) -> None:
-        """What `find` answers for `model` from now on."""
+        """Whom `find` asks for `model` from now on."""
         self._models[model] = names
 
     def remove(self, model: str) -> None:
@@ -78,30 +98,26 @@ class Router:
         names = self._models.get(model)
         if names is None:
             raise errors.NotFound(f"no model '{model}'", hint=_near(model, self._models))
-        if (route := names.routes.get(adapter)) is not None:
+        if (route := names.route(adapter)) is not None:
             return route
-        if error := names.refusals.get(adapter) or names.refusals.get(""):
-            raise _fresh(error)
-        known = (*names.routes, *names.refusals)
+        if error := names.refusal(adapter):
+            raise error
         raise errors.NotFound(
-            f"model '{model}' has no adapter '{adapter}'", hint=_near(adapter, known)
+            f"model '{model}' has no adapter '{adapter}'", hint=_near(adapter, names.known())
         )
 
-
-def _fresh(error: errors.Error) -> errors.Error:
-    """The same error as a new object: a shared one would grow a traceback with every raise."""
-    match error:
-        case errors.NotServable():
-            return errors.NotServable(error.message, reason=error.reason, hint=error.hint)
-        case errors.NotReady():
-            return errors.NotReady(
-                error.message, retry_after_s=error.retry_after_s, hint=error.hint
-            )
-        case _:
-            return errors.Bug(f"not a routing error: {error.message}")
+    async def search(self, model: str, adapter: str) -> Route:
+        """As `find`, and where nothing is found, looks for a file that has just appeared."""
+        try:
+            return self.find(model, adapter)
+        except errors.NotFound:
+            names = self._models.get(model)
+            if names is None or not await names.look(adapter):
+                raise
+        return self.find(model, adapter)
 
 
-def _near(name: str, known: Mapping[str, object] | Sequence[str]) -> str:
+def _near(name: str, known: Collection[str]) -> str:
     """A suggestion; among thousands of names it would cost a caller's typo too much."""
     if len(known) > SUGGEST_AMONG_MAX:
         return ""

@@ -1,8 +1,8 @@
 """Which adapter lies in which slot of a revision's table, for as long as anybody may read it.
 
-An `Entry` is held by the revision while its adapter is loaded, by every route that was found for
-it, and by every row queued or running on it. When the last of them lets go, the slot is free: no
-call ever reads a slot that was given to another adapter meanwhile.
+An `Entry` is held by the table while its adapter is resident, and by every row queued or running on
+it. When the last of them lets go, the slot is free: no call ever reads a slot that was given to
+another adapter meanwhile.
 """
 
 import asyncio
@@ -16,12 +16,23 @@ BASE_SLOT = 0
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
+class Content:
+    """An adapter file in the blob store: what a route names, whether it is in memory or not.
+
+    `inline` came with a request: nobody declared it, and it never pushes out what was declared.
+    """
+
+    digest: str
+    path: Path
+    inline: bool = False
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Entry:
-    """One adapter in a slot; `path` is None for the base's own slot."""
+    """An adapter in a slot; the base's own has no content to load."""
 
     slot: int
-    digest: str
-    path: Path | None
+    content: Content | None = None
 
 
 class Slots:
@@ -32,7 +43,7 @@ class Slots:
     """
 
     def __init__(self, on_free: Callable[[int], None]) -> None:
-        self._base: Entry | None = Entry(BASE_SLOT, "", None)
+        self._base: Entry | None = Entry(BASE_SLOT)
         self._on_free = on_free
         self._next = BASE_SLOT + 1
         self._free: list[int] = []
@@ -49,11 +60,11 @@ class Slots:
         """Whether anybody may still read a slot; always so before `let_go`."""
         return len(self._held) > 0
 
-    def take(self, digest: str, path: Path) -> Entry:
+    def take(self, content: Content) -> Entry:
         """A new entry in the lowest free slot; call it on the event loop."""
         slot = heapq.heappop(self._free) if self._free else self._next
         self._next = max(self._next, slot + 1)
-        entry = Entry(slot, digest, path)
+        entry = Entry(slot, content)
         self._held.add(entry)
         loop = asyncio.get_running_loop()
         weakref.finalize(entry, _free_on, loop, self._give_back, slot).atexit = False
@@ -61,7 +72,7 @@ class Slots:
 
     def held(self) -> list[Entry]:
         """Every entry that somebody may still read, the base's own left out."""
-        return [entry for entry in self._held if entry.path is not None]
+        return [entry for entry in self._held if entry.content is not None]
 
     def let_go(self) -> None:
         """Holds the base's entry no longer: from now on only callers keep it."""

@@ -188,14 +188,18 @@ class Worker:
                 reply.set_exception(_lost())
 
 
+def error(found: dict[str, str]) -> errors.Error:
+    """An error that a worker describes: whose file it is, or that it may heal."""
+    if found["kind"] in ERRORS:
+        return ERRORS[found["kind"]](found)
+    return errors.Temporary(found["message"], reason=found["reason"], hint=found.get("hint", ""))
+
+
 def _checked(reply: dict[str, Any]) -> dict[str, Any]:
-    if "error" not in reply:
-        ok: dict[str, Any] = reply["ok"]
-        return ok
-    error = reply["error"]
-    if error["kind"] in ERRORS:
-        raise ERRORS[error["kind"]](error)
-    raise errors.Temporary(error["message"], reason=error["reason"], hint=error.get("hint", ""))
+    if "error" in reply:
+        raise error(reply["error"])
+    ok: dict[str, Any] = reply["ok"]
+    return ok
 
 
 def _lost() -> errors.Temporary:

@@ -15,6 +15,8 @@ MULTI_LABEL_THRESHOLD = 0.5
 NO_NORM = 1e-12
 LONGEST_SHOWN_CHARS = 100
 MOST_SHOWN_LABELS = 10
+# Among longer names the nearest one would cost milliseconds on the event loop.
+SUGGEST_AMONG_CHARACTERS = 4096
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -116,8 +118,9 @@ def _best(
 
 
 def _suggestion(name: str, label_names: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, label_names, n=1)
-    if near:
-        return f"did you mean '{near[0]}'?"
+    if sum(map(len, label_names)) <= SUGGEST_AMONG_CHARACTERS:
+        near = difflib.get_close_matches(name, label_names, n=1)
+        if near:
+            return f"did you mean '{near[0]}'?"
     shown = ", ".join(f"'{each}'" for each in label_names[:MOST_SHOWN_LABELS])
     return f"the labels are {shown}{', ...' if len(label_names) > MOST_SHOWN_LABELS else ''}"

@@ -53,10 +53,11 @@ class Call:
     """One call while it runs. Its handler fills in whom it asked and where the time went.
 
     `deadline_s` is on the guard's (monotonic) clock; `own_deadline` tells whether the caller set
-    it.
+    it. `caller` is the address that it came from, without the port.
     """
 
     method: str
+    caller: str
     deadline_s: float
     own_deadline: bool
     model: str = ""
@@ -127,7 +128,8 @@ class Guard:
     def _counted(self, method: str, handle: _Handler) -> Method:
         async def serve(body: bytes, context: Context) -> bytes:
             began_s = self._clock()
-            call, limit_s = self._begin(method, began_s, context.time_remaining())
+            caller = _address(context.peer())
+            call, limit_s = self._begin(method, caller, began_s, context.time_remaining())
             try:
                 answer = await self._answer(handle, body, call, limit_s)
             except asyncio.CancelledError:
@@ -141,13 +143,18 @@ class Guard:
 
         return grpc.unary_unary_rpc_method_handler(serve)
 
-    def _begin(self, method: str, began_s: float, own_s: float | None) -> tuple[Call, float | None]:
+    def _begin(
+        self, method: str, caller: str, began_s: float, own_s: float | None
+    ) -> tuple[Call, float | None]:
         """The call and, where the caller's own deadline does not end it, the time it may take."""
-        if own_s is not None and own_s <= LONGEST_DEADLINE_S:
-            return Call(method=method, deadline_s=began_s + own_s, own_deadline=True), None
-        limit_s = self._default_deadline_s if own_s is None else LONGEST_DEADLINE_S
-        call = Call(method=method, deadline_s=began_s + limit_s, own_deadline=own_s is not None)
-        return call, limit_s
+        limit_s = self._default_deadline_s if own_s is None else min(own_s, LONGEST_DEADLINE_S)
+        call = Call(
+            method=method,
+            caller=caller,
+            deadline_s=began_s + limit_s,
+            own_deadline=own_s is not None,
+        )
+        return call, None if own_s == limit_s else limit_s
 
     async def _answer(
         self, handle: _Handler, body: bytes, call: Call, limit_s: float | None
@@ -213,6 +220,12 @@ class Guard:
                 queue_s=call.parts.queue_s,
                 inference_s=call.parts.inference_s,
             )
+
+
+def _address(peer: str) -> str:
+    """Who calls, as grpc names it, without the port that every connection has for itself."""
+    address, _, port = peer.rpartition(":")
+    return address if peer.startswith(("ipv4:", "ipv6:")) and port.isdigit() else peer
 
 
 def _parsing(request_type: type[Request], handle: Unary[Request]) -> _Handler:

@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import grpc
 
-from bertd import errors, frames
-from bertd.runtime import calls
+from bertd import errors, frames, metrics
+from bertd.runtime import calls, inline
 from bertd.runtime import router as routing
 from bertd.serving import answers, replies, requests
 from bertd.serving import guard as guards
@@ -20,11 +20,8 @@ from bertd.v1 import inference_pb2 as pb
 SERVICE = pb.DESCRIPTOR.services_by_name["Inference"].full_name
 # A reply with more numbers is made in the thread: this many take a few milliseconds.
 INLINE_VALUES = 4096
-LONGEST_NAME = 253
 CLASSIFIES = ("single_label", "multi_label", "regression")
 TAGS = ("token",)
-
-AnyRequest = pb.ClassifyRequest | pb.EmbedRequest | pb.TagRequest
 Made = TypeVar("Made")
 
 
@@ -39,19 +36,22 @@ class Inference:
         self,
         router: routing.Router,
         *,
+        adapters: inline.Inline,
         executor: futures.Executor,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._router = router
+        self._adapters = adapters
         self._executor = executor
         self._clock = clock
 
     async def classify(self, request: pb.ClassifyRequest, call: guards.Call) -> bytes:
         """Scores and decided labels of each input."""
-        route = self._find(request, call)
+        route = await self._find(request, call)
         output = _output(route, CLASSIFIES, method="Classify")
         columns = answers.columns(output.label_names, request.labels)
-        rows, ran = await self._run(request, route, frames.Task.CLASSIFY, call)
+        each = replies.each_class(output, columns, raw_logits=request.raw_logits)
+        rows, ran = await self._run(request, route, frames.Task.CLASSIFY, call, each)
         labels = len(output.label_names)
         logits_NL = answers.matrix(ran.vectors, columns=labels, counts=[1] * len(rows))
         make = functools.partial(
@@ -66,8 +66,9 @@ class Inference:
 
     async def embed(self, request: pb.EmbedRequest, call: guards.Call) -> bytes:
         """One pooled vector for each input."""
-        route = self._find(request, call)
-        rows, ran = await self._run(request, route, frames.Task.EMBED, call)
+        route = await self._find(request, call)
+        each = replies.each_vector(route.dimensions)
+        rows, ran = await self._run(request, route, frames.Task.EMBED, call, each)
         vectors_ND = answers.matrix(ran.vectors, columns=route.dimensions, counts=[1] * len(rows))
         if request.normalize if request.HasField("normalize") else route.normalize:
             vectors_ND = answers.unit(vectors_ND)
@@ -81,9 +82,10 @@ class Inference:
 
     async def tag(self, request: pb.TagRequest, call: guards.Call) -> bytes:
         """One label for each token."""
-        route = self._find(request, call)
+        route = await self._find(request, call)
         output = _output(route, TAGS, method="Tag")
-        rows, ran = await self._run(request, route, frames.Task.TAG, call)
+        each = replies.each_tag(output, raw_logits=request.raw_logits)
+        rows, ran = await self._run(request, route, frames.Task.TAG, call, each)
         logits_TL = answers.matrix(
             ran.vectors, columns=len(output.label_names), counts=[len(row.ids) for row in rows]
         )
@@ -108,25 +110,28 @@ class Inference:
             },
         )
 
-    def _find(self, request: AnyRequest, call: guards.Call) -> routing.Route:
-        if not request.model:
-            raise errors.InvalidRequest("`model` must name a Model")
-        if max(len(request.model), len(request.adapter)) > LONGEST_NAME:
-            raise errors.InvalidRequest(
-                f"`model` and `adapter` must have at most {LONGEST_NAME} characters each"
-            )
+    async def _find(self, request: requests.AnyRequest, call: guards.Call) -> routing.Route:
+        requests.check_names(request)
         try:
-            route = self._router.find(request.model, request.adapter)
+            route = await self._router.search(request.model, request.adapter)
         except errors.NotFound:
             raise
         except errors.Error:
             call.model = request.model  # it exists, so that its name may become a metric's label
             raise
         call.model, call.adapter = route.model, route.adapter
-        return route
+        if not request.HasField("adapter_bytes"):
+            return route
+        call.adapter = metrics.INLINE
+        return await self._adapters.route(route, request.adapter_bytes, call.caller)
 
     async def _run(
-        self, request: AnyRequest, route: routing.Route, task: frames.Task, call: guards.Call
+        self,
+        request: requests.AnyRequest,
+        route: routing.Route,
+        task: frames.Task,
+        call: guards.Call,
+        each: replies.Each,
     ) -> tuple[list[tokenization.Encoded], calls.Ran]:
         began_s = self._clock()
         inputs = requests.read(request.inputs)
@@ -142,6 +147,8 @@ class Inference:
         encoded_s = self._clock()
         if encoded_s >= call.deadline_s:
             raise errors.Expired("the deadline passed before anything was computed")
+        tokens = sum(len(row.ids) for row in rows)
+        replies.check_size(tokens if task is frames.Task.TAG else len(rows), each)
         ran = await route.run(rows, task, call.deadline_s)
         call.parts = guards.Parts(
             tokenize_s=encoded_s - began_s, queue_s=ran.queue_s, inference_s=ran.inference_s
@@ -167,12 +174,17 @@ def _output(route: routing.Route, problems: Collection[str], *, method: str) -> 
             f"model '{route.model}' has no head of its own, so {method} must name an `adapter`"
         )
     if output.problem not in problems:
-        name = f"{route.model}/{route.adapter}" if route.adapter else route.model
         right = "Tag" if output.problem in TAGS else "Classify"
         raise errors.InvalidRequest(
-            f"'{name}' is for {right}, not for {method}", hint=f"call {right} instead"
+            f"{_name(route)} is for {right}, not for {method}", hint=f"call {right} instead"
         )
     return output
+
+
+def _name(route: routing.Route) -> str:
+    if route.content is not None and route.content.inline:
+        return inline.FIELD
+    return f"'{route.model}/{route.adapter}'" if route.adapter else f"'{route.model}'"
 
 
 def _served(route: routing.Route, rows: list[tokenization.Encoded], call: guards.Call) -> pb.Served:

@@ -5,16 +5,24 @@ same as one message: no step holds the interpreter for long, and no part outlive
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from google.protobuf import message
 
+from bertd import errors
 from bertd.runtime import router as routing
 from bertd.serving import answers
 from bertd.tokenization import tokenizer as tokenization
 from bertd.v1 import inference_pb2 as pb
 
 PART_ROWS = 64
+# As much as our own client takes, and more than any worker's logits are kept for one call.
+LONGEST_REPLY_BYTES = 64 * 1024 * 1024
+MOST_LOGITS = 64 * 1024 * 1024
+# Framing and numbers, besides a label's text and its logit.
+SCORE_BYTES = 16
+TAG_BYTES = 48
 EMBEDDING_DTYPE = "float32"
 PROBLEM_TYPES: Mapping[str, pb.ProblemType] = MappingProxyType(
     {
@@ -23,6 +31,53 @@ PROBLEM_TYPES: Mapping[str, pb.ProblemType] = MappingProxyType(
         "regression": pb.PROBLEM_TYPE_REGRESSION,
     }
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Each:
+    """What one result of a call costs: logits from the worker, bytes of the reply at most."""
+
+    logits: int
+    reply_bytes: int
+
+
+def each_class(output: routing.Output, columns: Sequence[int], *, raw_logits: bool) -> Each:
+    """The cost of one input of Classify: the wanted scores, and whatever may be decided."""
+    sizes = [len(name.encode()) for name in output.label_names]
+    score_bytes = SCORE_BYTES + 4 * raw_logits
+    decided = sum(sizes) + 4 * len(sizes) if output.problem == "multi_label" else max(sizes)
+    return Each(
+        logits=len(sizes),
+        reply_bytes=sum(sizes[at] + score_bytes for at in columns) + decided + TAG_BYTES,
+    )
+
+
+def each_vector(dimensions: int) -> Each:
+    """The cost of one input of Embed."""
+    return Each(logits=dimensions, reply_bytes=4 * dimensions + SCORE_BYTES)
+
+
+def each_tag(output: routing.Output, *, raw_logits: bool) -> Each:
+    """The cost of one token of Tag."""
+    longest = max(len(name.encode()) for name in output.label_names)
+    labels = len(output.label_names)
+    return Each(logits=labels, reply_bytes=longest + TAG_BYTES + 4 * raw_logits * labels)
+
+
+def check_size(results: int, each: Each) -> None:
+    """Refuses, before anything is computed, a call whose reply nobody would take.
+
+    Raises:
+        errors.TooLarge: It has too many results for so many labels.
+    """
+    reply_bytes = results * each.reply_bytes
+    if reply_bytes > LONGEST_REPLY_BYTES or results * each.logits > MOST_LOGITS:
+        raise errors.TooLarge(
+            f"the reply would have {results} results of up to {each.reply_bytes} bytes for "
+            f"{each.logits} labels; {LONGEST_REPLY_BYTES} bytes and {MOST_LOGITS} logits are the "
+            "most",
+            hint="send fewer inputs in one call, or ask for fewer `labels`",
+        )
 
 
 def classified(

@@ -8,8 +8,11 @@ from bertd.tokenization import tokenizer as tokenization
 from bertd.v1 import inference_pb2 as pb
 
 MOST_INPUTS = 1024
+LONGEST_NAME = 253
 # Caller-made ids above this are checked in the thread: 8,192 take about a millisecond.
 INLINE_IDS = 8192
+
+AnyRequest = pb.ClassifyRequest | pb.EmbedRequest | pb.TagRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +27,25 @@ class Inputs:
     def are_long(self, tokenizer: tokenization.Tokenizer) -> bool:
         """Whether encoding them belongs off the event loop."""
         return sum(len(each.ids) for each in self.ids) > INLINE_IDS or tokenizer.is_long(self.texts)
+
+
+def check_names(request: AnyRequest) -> None:
+    """Checks how a call names whom it asks.
+
+    Raises:
+        errors.InvalidRequest: No model, a name that nothing can have, or two adapters at once.
+    """
+    if not request.model:
+        raise errors.InvalidRequest("`model` must name a Model")
+    if max(len(request.model), len(request.adapter)) > LONGEST_NAME:
+        raise errors.InvalidRequest(
+            f"`model` and `adapter` must have at most {LONGEST_NAME} characters each"
+        )
+    if request.adapter and request.HasField("adapter_bytes"):
+        raise errors.InvalidRequest(
+            "only one of `adapter` and `adapter_bytes` must be set, and both are",
+            hint="name a declared adapter, or bring one",
+        )
 
 
 def read(inputs: Sequence[pb.Input]) -> Inputs:

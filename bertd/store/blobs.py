@@ -73,6 +73,45 @@ class Blobs:
                     os.unlink(temporary)
         return digest
 
+    def put(self, data: bytes, digest: str) -> None:
+        """Keep small content whose sha256 is `digest`, without waiting for the disk.
+
+        After a crash of the machine the file may be broken: whoever reads it must prove its digest,
+        and `remove` it where that fails.
+
+        Raises:
+            errors.Temporary: reason `DiskFull` or `DiskError`; nothing is kept.
+        """
+        target = self.path(digest)
+        temporary = ""
+        try:
+            with suppress(FileNotFoundError):
+                if os.stat(target).st_size == len(data):
+                    return
+            out, temporary = tempfile.mkstemp(prefix=_INCOMING, dir=self._directory)
+            with open(out, "wb", buffering=0) as file:
+                os.fchmod(out, 0o444)
+                file.write(data)
+            os.replace(temporary, target)
+            temporary = ""
+        except OSError as error:
+            _refuse(error)
+        finally:
+            if temporary:
+                with suppress(OSError):
+                    os.unlink(temporary)
+
+    def remove(self, digest: str) -> None:
+        """Remove a blob that is not what its name says.
+
+        Raises:
+            errors.Temporary: the disk failed.
+        """
+        try:
+            self.path(digest).unlink(missing_ok=True)
+        except OSError as error:
+            _refuse(error)
+
     def path(self, digest: str) -> Path:
         """Where the blob of this digest lies, or would lie.
 

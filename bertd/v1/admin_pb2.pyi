@@ -1,10 +1,26 @@
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class ChangeType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CHANGE_TYPE_UNSPECIFIED: _ClassVar[ChangeType]
+    CHANGE_TYPE_ADDED: _ClassVar[ChangeType]
+    CHANGE_TYPE_MODIFIED: _ClassVar[ChangeType]
+    CHANGE_TYPE_DELETED: _ClassVar[ChangeType]
+    CHANGE_TYPE_SYNCED: _ClassVar[ChangeType]
+    CHANGE_TYPE_RESTARTED: _ClassVar[ChangeType]
+CHANGE_TYPE_UNSPECIFIED: ChangeType
+CHANGE_TYPE_ADDED: ChangeType
+CHANGE_TYPE_MODIFIED: ChangeType
+CHANGE_TYPE_DELETED: ChangeType
+CHANGE_TYPE_SYNCED: ChangeType
+CHANGE_TYPE_RESTARTED: ChangeType
 
 class ObjectRef(_message.Message):
     __slots__ = ("kind", "name")
@@ -30,19 +46,29 @@ class Condition(_message.Message):
     observed_generation: int
     def __init__(self, type: _Optional[str] = ..., status: _Optional[str] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., last_transition_time: _Optional[str] = ..., observed_generation: _Optional[int] = ...) -> None: ...
 
+class Version(_message.Message):
+    __slots__ = ("digest", "since")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    since: str
+    def __init__(self, digest: _Optional[str] = ..., since: _Optional[str] = ...) -> None: ...
+
 class Status(_message.Message):
-    __slots__ = ("observed_generation", "conditions", "revision", "digest", "details_json")
+    __slots__ = ("observed_generation", "conditions", "revision", "digest", "details_json", "versions")
     OBSERVED_GENERATION_FIELD_NUMBER: _ClassVar[int]
     CONDITIONS_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     DETAILS_JSON_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
     observed_generation: int
     conditions: _containers.RepeatedCompositeFieldContainer[Condition]
     revision: str
     digest: str
     details_json: str
-    def __init__(self, observed_generation: _Optional[int] = ..., conditions: _Optional[_Iterable[_Union[Condition, _Mapping]]] = ..., revision: _Optional[str] = ..., digest: _Optional[str] = ..., details_json: _Optional[str] = ...) -> None: ...
+    versions: _containers.RepeatedCompositeFieldContainer[Version]
+    def __init__(self, observed_generation: _Optional[int] = ..., conditions: _Optional[_Iterable[_Union[Condition, _Mapping]]] = ..., revision: _Optional[str] = ..., digest: _Optional[str] = ..., details_json: _Optional[str] = ..., versions: _Optional[_Iterable[_Union[Version, _Mapping]]] = ...) -> None: ...
 
 class Object(_message.Message):
     __slots__ = ("ref", "labels", "generation", "spec_json", "status")
@@ -138,14 +164,16 @@ class GetResponse(_message.Message):
     def __init__(self, object: _Optional[_Union[Object, _Mapping]] = ...) -> None: ...
 
 class ListRequest(_message.Message):
-    __slots__ = ("kind", "page_size", "page_token")
+    __slots__ = ("kind", "page_size", "page_token", "model")
     KIND_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     kind: str
     page_size: int
     page_token: str
-    def __init__(self, kind: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    model: str
+    def __init__(self, kind: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., model: _Optional[str] = ...) -> None: ...
 
 class ListResponse(_message.Message):
     __slots__ = ("objects", "next_page_token")
@@ -164,3 +192,21 @@ class DeleteRequest(_message.Message):
 class DeleteResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class WatchRequest(_message.Message):
+    __slots__ = ("kind", "name", "page_size")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    name: str
+    page_size: int
+    def __init__(self, kind: _Optional[str] = ..., name: _Optional[str] = ..., page_size: _Optional[int] = ...) -> None: ...
+
+class WatchResponse(_message.Message):
+    __slots__ = ("type", "objects")
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    OBJECTS_FIELD_NUMBER: _ClassVar[int]
+    type: ChangeType
+    objects: _containers.RepeatedCompositeFieldContainer[Object]
+    def __init__(self, type: _Optional[_Union[ChangeType, str]] = ..., objects: _Optional[_Iterable[_Union[Object, _Mapping]]] = ...) -> None: ...

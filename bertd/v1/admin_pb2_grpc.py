@@ -59,6 +59,11 @@ class AdminStub(object):
                 request_serializer=bertd_dot_v1_dot_admin__pb2.DeleteRequest.SerializeToString,
                 response_deserializer=bertd_dot_v1_dot_admin__pb2.DeleteResponse.FromString,
                 _registered_method=True)
+        self.Watch = channel.unary_stream(
+                '/bertd.v1.Admin/Watch',
+                request_serializer=bertd_dot_v1_dot_admin__pb2.WatchRequest.SerializeToString,
+                response_deserializer=bertd_dot_v1_dot_admin__pb2.WatchResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer(object):
@@ -96,6 +101,15 @@ class AdminServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Watch(self, request, context):
+        """Tells every object there is, page by page, then every change, until the caller or the daemon
+        leaves. Changes are told per object, not per event: a slow reader misses what was in between,
+        never what is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -123,6 +137,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Delete,
                     request_deserializer=bertd_dot_v1_dot_admin__pb2.DeleteRequest.FromString,
                     response_serializer=bertd_dot_v1_dot_admin__pb2.DeleteResponse.SerializeToString,
+            ),
+            'Watch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Watch,
+                    request_deserializer=bertd_dot_v1_dot_admin__pb2.WatchRequest.FromString,
+                    response_serializer=bertd_dot_v1_dot_admin__pb2.WatchResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -260,6 +279,33 @@ class Admin(object):
             '/bertd.v1.Admin/Delete',
             bertd_dot_v1_dot_admin__pb2.DeleteRequest.SerializeToString,
             bertd_dot_v1_dot_admin__pb2.DeleteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Watch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/bertd.v1.Admin/Watch',
+            bertd_dot_v1_dot_admin__pb2.WatchRequest.SerializeToString,
+            bertd_dot_v1_dot_admin__pb2.WatchResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -77,20 +77,22 @@ class Served(_message.Message):
     def __init__(self, model: _Optional[str] = ..., adapter: _Optional[str] = ..., revision: _Optional[str] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., tokens: _Optional[int] = ..., adapter_digest: _Optional[str] = ...) -> None: ...
 
 class ClassifyRequest(_message.Message):
-    __slots__ = ("model", "adapter", "inputs", "options", "labels", "raw_logits")
+    __slots__ = ("model", "adapter", "inputs", "options", "labels", "raw_logits", "adapter_bytes")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     RAW_LOGITS_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_BYTES_FIELD_NUMBER: _ClassVar[int]
     model: str
     adapter: str
     inputs: _containers.RepeatedCompositeFieldContainer[Input]
     options: Options
     labels: _containers.RepeatedScalarFieldContainer[str]
     raw_logits: bool
-    def __init__(self, model: _Optional[str] = ..., adapter: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[Input, _Mapping]]] = ..., options: _Optional[_Union[Options, _Mapping]] = ..., labels: _Optional[_Iterable[str]] = ..., raw_logits: bool = ...) -> None: ...
+    adapter_bytes: bytes
+    def __init__(self, model: _Optional[str] = ..., adapter: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[Input, _Mapping]]] = ..., options: _Optional[_Union[Options, _Mapping]] = ..., labels: _Optional[_Iterable[str]] = ..., raw_logits: bool = ..., adapter_bytes: _Optional[bytes] = ...) -> None: ...
 
 class Score(_message.Message):
     __slots__ = ("label", "score")
@@ -121,20 +123,22 @@ class ClassifyResponse(_message.Message):
     def __init__(self, results: _Optional[_Iterable[_Union[Classification, _Mapping]]] = ..., problem_type: _Optional[_Union[ProblemType, str]] = ..., served: _Optional[_Union[Served, _Mapping]] = ...) -> None: ...
 
 class EmbedRequest(_message.Message):
-    __slots__ = ("model", "adapter", "inputs", "options", "normalize", "as_floats")
+    __slots__ = ("model", "adapter", "inputs", "options", "normalize", "as_floats", "adapter_bytes")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     NORMALIZE_FIELD_NUMBER: _ClassVar[int]
     AS_FLOATS_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_BYTES_FIELD_NUMBER: _ClassVar[int]
     model: str
     adapter: str
     inputs: _containers.RepeatedCompositeFieldContainer[Input]
     options: Options
     normalize: bool
     as_floats: bool
-    def __init__(self, model: _Optional[str] = ..., adapter: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[Input, _Mapping]]] = ..., options: _Optional[_Union[Options, _Mapping]] = ..., normalize: bool = ..., as_floats: bool = ...) -> None: ...
+    adapter_bytes: bytes
+    def __init__(self, model: _Optional[str] = ..., adapter: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[Input, _Mapping]]] = ..., options: _Optional[_Union[Options, _Mapping]] = ..., normalize: bool = ..., as_floats: bool = ..., adapter_bytes: _Optional[bytes] = ...) -> None: ...
 
 class Embedding(_message.Message):
     __slots__ = ("packed", "values")
@@ -157,18 +161,20 @@ class EmbedResponse(_message.Message):
     def __init__(self, embeddings: _Optional[_Iterable[_Union[Embedding, _Mapping]]] = ..., dtype: _Optional[str] = ..., dimensions: _Optional[int] = ..., served: _Optional[_Union[Served, _Mapping]] = ...) -> None: ...
 
 class TagRequest(_message.Message):
-    __slots__ = ("model", "adapter", "inputs", "options", "raw_logits")
+    __slots__ = ("model", "adapter", "inputs", "options", "raw_logits", "adapter_bytes")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     RAW_LOGITS_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_BYTES_FIELD_NUMBER: _ClassVar[int]
     model: str
     adapter: str
     inputs: _containers.RepeatedCompositeFieldContainer[Input]
     options: Options
     raw_logits: bool
-    def __init__(self, model: _Optional[str] = ..., adapter: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[Input, _Mapping]]] = ..., options: _Optional[_Union[Options, _Mapping]] = ..., raw_logits: bool = ...) -> None: ...
+    adapter_bytes: bytes
+    def __init__(self, model: _Optional[str] = ..., adapter: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[Input, _Mapping]]] = ..., options: _Optional[_Union[Options, _Mapping]] = ..., raw_logits: bool = ..., adapter_bytes: _Optional[bytes] = ...) -> None: ...
 
 class TokenTag(_message.Message):
     __slots__ = ("token", "start", "end", "segment", "label", "score", "logits")

@@ -32,6 +32,12 @@ class InferenceStub(object):
     At most 1024 inputs and 4 MiB a call. A call without a deadline gets one of 10 s, and none is
     longer than 300 s. Every failure of bertd's own carries google.rpc.ErrorInfo with domain
     "bertd.dev", and UNAVAILABLE says when to ask again (grpc-retry-pushback-ms, RetryInfo).
+
+    Instead of naming a declared adapter, a call may bring its own as `adapter_bytes`: a whole adapter
+    file (safetensors) of at most 2 MiB and 512 labels, made for the Model's base and tokenizer. It is
+    proved as a declared one is, and what is wrong with it is INVALID_ARGUMENT. The daemon remembers
+    the adapters that it saw last; an address that brings many that it does not know is slowed down
+    with UNAVAILABLE.
     """
 
     def __init__(self, channel):
@@ -64,6 +70,12 @@ class InferenceServicer(object):
     At most 1024 inputs and 4 MiB a call. A call without a deadline gets one of 10 s, and none is
     longer than 300 s. Every failure of bertd's own carries google.rpc.ErrorInfo with domain
     "bertd.dev", and UNAVAILABLE says when to ask again (grpc-retry-pushback-ms, RetryInfo).
+
+    Instead of naming a declared adapter, a call may bring its own as `adapter_bytes`: a whole adapter
+    file (safetensors) of at most 2 MiB and 512 labels, made for the Model's base and tokenizer. It is
+    proved as a declared one is, and what is wrong with it is INVALID_ARGUMENT. The daemon remembers
+    the adapters that it saw last; an address that brings many that it does not know is slowed down
+    with UNAVAILABLE.
     """
 
     def Classify(self, request, context):
@@ -120,6 +132,12 @@ class Inference(object):
     At most 1024 inputs and 4 MiB a call. A call without a deadline gets one of 10 s, and none is
     longer than 300 s. Every failure of bertd's own carries google.rpc.ErrorInfo with domain
     "bertd.dev", and UNAVAILABLE says when to ask again (grpc-retry-pushback-ms, RetryInfo).
+
+    Instead of naming a declared adapter, a call may bring its own as `adapter_bytes`: a whole adapter
+    file (safetensors) of at most 2 MiB and 512 labels, made for the Model's base and tokenizer. It is
+    proved as a declared one is, and what is wrong with it is INVALID_ARGUMENT. The daemon remembers
+    the adapters that it saw last; an address that brings many that it does not know is slowed down
+    with UNAVAILABLE.
     """
 
     @staticmethod

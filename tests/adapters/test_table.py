@@ -16,12 +16,12 @@ def test_rows_never_move() -> None:
     shape = tiny.build("bert").shape
     biases = table.BiasTable(shape, torch.float32)
     address = biases.rows_SLW.data_ptr()
-    first = torch.randn(shape.layers, encoder.row_width(shape))
-    biases.write(1, first, torch.zeros(shape.hidden))
-    biases.write(biases.slots - 1, first * 2, torch.ones(shape.hidden))
+    first = torch.randn(shape.layers * encoder.row_width(shape) + shape.hidden)
+    biases.write(1, first)
+    biases.write(biases.slots - 1, first * 2)
     assert biases.rows_SLW.data_ptr() == address
-    assert torch.equal(biases.rows_SLW[1], first)
-    assert torch.equal(biases.tail_SD[biases.slots - 1], torch.ones(shape.hidden))
+    assert torch.equal(torch.cat((biases.rows_SLW[1].flatten(), biases.tail_SD[1])), first)
+    assert torch.equal(biases.tail_SD[biases.slots - 1], first[-shape.hidden :] * 2)
 
 
 def test_reserving_costs_no_memory() -> None:
@@ -37,9 +37,9 @@ def test_a_full_table_says_so() -> None:
     """A slot beyond the table is refused with a message that counts its slots."""
     shape = tiny.build("bert").shape
     biases = table.BiasTable(shape, torch.float32, slots=2)
-    row = torch.zeros(shape.layers, encoder.row_width(shape))
+    row = torch.zeros(shape.layers * encoder.row_width(shape) + shape.hidden)
     with pytest.raises(errors.Temporary, match="2 slots"):
-        biases.write(2, row, torch.zeros(shape.hidden))
+        biases.write(2, row)
 
 
 @pytest.mark.parametrize(

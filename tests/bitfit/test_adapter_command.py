@@ -83,6 +83,58 @@ def test_evaluate_refuses_unknown_labels(
         run("evaluate", trained[0], "--base", base_directory, "--data", path)
 
 
+def test_several_labels_with_fitted_thresholds(base_directory: Path, tmp_path: Path) -> None:
+    """Cells of labels train; what was fitted is printed, and `evaluate` decides by it."""
+    data, out = tmp_path / "topics.csv", tmp_path / "topics.safetensors"
+    rows = [("good", "up"), ("bad", "down|other"), ("word1", ""), ("good bad", "up|down|other")]
+    data.write_text("words,topics\n" + "".join(f"{text},{cell}\n" for text, cell in rows * 6))
+    columns = ("--text-column", "words", "--label-column", "topics", "--separator", "|")
+    trained = run(
+        *("train", "--base", base_directory, "--data", data, "--eval", data, "--out", out),
+        *("--problem", "multi_label", "--calibrate", "--fit-thresholds", "--epochs", 2, *columns),
+    )
+    assert "labels" in trained.stdout
+    assert "down, other, up" in trained.stdout
+    assert "calibration" in trained.stdout
+    assert "nllBefore" in trained.stdout
+    facts = json.loads(run("inspect", out, "-o", "json").stdout)
+    assert facts["head"]["problem"] == "multi_label"
+    assert facts["temperature"] == facts["training"]["calibration"]["temperature"]
+    assert facts["thresholds"] == facts["training"]["thresholds"]
+    found = json.loads(
+        run(
+            "evaluate", out, "--base", base_directory, "--data", data, "-o", "json", *columns
+        ).stdout
+    )
+    recorded = facts["training"]["evaluation"]
+    assert {name: found[name] for name in ("rows", "f1", "macro_f1", "accuracy")} == {
+        name: recorded[name] for name in ("rows", "f1", "macro_f1", "accuracy")
+    }
+
+
+def test_tagged_words_need_no_column_names(base_directory: Path, tmp_path: Path) -> None:
+    """A conll file trains and is evaluated as it is; the epochs are told by their own metric."""
+    data, out = tmp_path / "tags.conll", tmp_path / "tags.safetensors"
+    data.write_text("word1\tO\ngood\tB-x\nfine\tI-x\n\nbad\tO\n\n" * 8)
+    trained = run(
+        *("train", "--base", base_directory, "--data", data, "--out", out),
+        *("--problem", "token", "--epochs", 2),
+    )
+    assert "epoch 2/2: f1 " in trained.stderr
+    found = run("evaluate", out, "--base", base_directory, "--data", data).stdout
+    for name in ("rows", "f1", "precision", "recall", "accuracy"):
+        assert name in found
+
+
+def test_options_of_another_problem_are_refused(base_directory: Path, data: Path) -> None:
+    """What has no meaning for a problem is said before anything is trained."""
+    common = ("train", "--base", base_directory, "--data", data, "--out", data.parent / "x")
+    with pytest.raises(errors.InvalidRequest, match="`calibrate` has no meaning for the problem"):
+        run(*common, "--problem", "regression", "--calibrate")
+    with pytest.raises(errors.InvalidRequest, match=r"must be a \.jsonl, \.csv or \.tsv|a list of"):
+        run(*common, "--problem", "token")
+
+
 @pytest.mark.parametrize("contents", [b"", b"\x80\x04\x95pickle", b"\xff" * 64])
 def test_inspect_refuses_what_is_no_adapter(tmp_path: Path, contents: bytes) -> None:
     """Empty, pickled and random files are refused, not crashed upon."""
@@ -95,6 +147,7 @@ def test_inspect_refuses_what_is_no_adapter(tmp_path: Path, contents: bytes) -> 
 def test_wrong_options_are_usage_errors(tmp_path: Path) -> None:
     """An unknown metric and a missing option exit with 2 before anything is read."""
     assert run("train", "--metric", "mcc").exit_code == 2
+    assert run("train", "--problem", "ranking").exit_code == 2
     assert run("train", "--base", tmp_path).exit_code == 2
     assert run("evaluate", tmp_path / "a").exit_code == 2
 

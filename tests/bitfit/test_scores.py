@@ -1,4 +1,4 @@
-"""Accuracy, F1 and Matthews correlation against values computed by hand."""
+"""Every metric against values computed by hand."""
 
 import math
 
@@ -50,6 +50,79 @@ def test_no_rows_or_unequal_sides_are_refused(truth: list[int], said: list[int])
     """Nothing to measure, or a missing prediction, is an error and never a number."""
     with pytest.raises(ValueError, match="one prediction per row"):
         scores.measure(truth, said, 2)
+
+
+def test_sets_by_hand() -> None:
+    """Micro F1 counts decisions, macro F1 labels, accuracy rows that are all right."""
+    truth = [{0, 1}, {2}, set[int](), {0}]
+    said = [{0}, {2, 1}, set[int](), {0}]
+    # label 0: 2 hits; label 1: 0 hits, 2 misses; label 2: 1 hit; label 3: never
+    measured = scores.measure_sets(truth, said, 4)
+    assert measured["f1"] == 2 * 3 / (2 * 3 + 2)
+    assert measured["macro_f1"] == (1 + 0 + 1 + 0) / 4
+    assert measured["accuracy"] == 2 / 4
+
+
+def test_values_by_hand() -> None:
+    """Pearson and Spearman of a small table, ties sharing a rank; mean absolute error."""
+    measured = scores.measure_values([1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 2.0, 10.0])
+    # deviations: truth -1.5 -0.5 0.5 1.5; said -2.75 -1.75 -1.75 6.25
+    assert measured["pearson"] == pytest.approx(13.5 / math.sqrt(5 * 52.75))
+    # ranks of said: 1, 2.5, 2.5, 4
+    assert measured["spearman"] == pytest.approx(4.5 / math.sqrt(5 * 4.5))
+    assert measured["mae"] == 7 / 4
+
+
+@pytest.mark.parametrize("said", [[math.nan, 1.0, 2.0], [math.inf, -math.inf, 1.0]])
+def test_predictions_that_are_no_numbers(said: list[float]) -> None:
+    """A model that diverged is infinitely wrong, and never the best epoch."""
+    measured = scores.measure_values([1.0, 2.0, 3.0], said)
+    assert measured == {"pearson": 0.0, "spearman": 0.0, "mae": math.inf}
+
+
+@pytest.mark.parametrize("said", [[2.0, 2.0, 2.0], [-1e38, -1e38, -1e38]])
+def test_a_constant_prediction_has_no_correlation(said: list[float]) -> None:
+    """Predicting one number for all correlates with nothing, and is no division by zero."""
+    measured = scores.measure_values([1.0, 2.0, 3.0], said)
+    assert measured["pearson"] == measured["spearman"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("tags", "found"),
+    [
+        ("B-a I-a O B-b", {(0, 2, "a"), (3, 4, "b")}),
+        ("B-a B-a I-a", {(0, 1, "a"), (1, 3, "a")}),
+        ("B-a I-b I-b", {(0, 1, "a"), (1, 3, "b")}),
+        ("O I-a I-a O", {(1, 3, "a")}),
+        ("B I O B", {(0, 2, ""), (3, 4, "")}),
+        ("B-a-b I-a-b", {(0, 2, "a-b")}),
+        ("O O", set()),
+        ("", set()),
+    ],
+)
+def test_entities_of_iob2(tags: str, found: set[scores.Entity]) -> None:
+    """B begins, I goes on with its own type only, and a stray I begins as well."""
+    assert scores.entities(tags.split()) == found
+
+
+def test_tags_by_hand() -> None:
+    """An entity with a wrong type, a cut one and an invented one are all wrong."""
+    truth = [["B-a", "I-a", "O", "B-b", "O"], ["O", "O", "B-a"]]
+    said = [["B-a", "I-a", "O", "B-a", "O"], ["O", "B-b", "B-a"]]
+    measured = scores.measure_tags(truth, said, iob2=True)
+    # 3 true entities, 4 said, 2 right; 6 of 8 words
+    assert measured == {"f1": 4 / 7, "precision": 2 / 4, "recall": 2 / 3, "accuracy": 6 / 8}
+    cut = scores.measure_tags([["B-a", "I-a"]], [["B-a", "O"]], iob2=True)
+    assert cut == {"f1": 0.0, "precision": 0.0, "recall": 0.0, "accuracy": 0.5}
+
+
+def test_tags_that_are_not_iob2_have_accuracy_alone() -> None:
+    """Parts of speech have no entities; sentences without any have F1 0."""
+    assert scores.measure_tags([["NN", "VB"]], [["NN", "NN"]], iob2=False) == {"accuracy": 0.5}
+    assert scores.measure_tags([["O"]], [["O"]], iob2=True)["f1"] == 0.0
+    assert scores.is_iob2(["O", "B-x", "I-x", "B", "I"])
+    assert not scores.is_iob2(["O", "B-x", "NN"])
+    assert not scores.is_iob2(["O", "L-x"])
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60))

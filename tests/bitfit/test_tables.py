@@ -9,6 +9,7 @@ from bertd import errors
 from bertd.bitfit import tables
 
 COLUMNS = tables.Columns(text="text", label="label")
+TAGGED = tables.Columns(text="tokens", label="tags")
 
 
 def write(folder: Path, name: str, data: str | bytes) -> Path:
@@ -18,10 +19,10 @@ def write(folder: Path, name: str, data: str | bytes) -> Path:
     return path
 
 
-def refusal(path: Path, columns: tables.Columns = COLUMNS) -> str:
+def refusal(path: Path, columns: tables.Columns = COLUMNS, problem: str = "single_label") -> str:
     """The complaint about a file, without the folder that it lies in."""
     with pytest.raises(errors.InvalidRequest) as caught:
-        tables.read(path, columns)
+        tables.read(path, columns, problem)
     return str(caught.value).replace(f"{path.parent}/", "")
 
 
@@ -31,7 +32,7 @@ def test_jsonl(tmp_path: Path) -> None:
         tmp_path, "a.jsonl", '{"text": "é", "label": 1, "x": null}\n\n{"text":"","label":"b"}'
     )
     table = tables.read(path, COLUMNS)
-    assert (table.texts, table.labels, table.lines) == (("é", ""), ("1", "b"), (1, 3))
+    assert (table.texts, table.labels, table.lines) == (("é", ""), (("1",), ("b",)), (1, 3))
 
 
 def test_csv_fields_may_be_quoted(tmp_path: Path) -> None:
@@ -49,7 +50,7 @@ def test_tsv_quotes_are_characters(tmp_path: Path) -> None:
         text="sentence", label="label", names=("source", "label", "mark", "sentence")
     )
     table = tables.read(path, columns)
-    assert (table.texts, table.labels) == (('she said "no', "b"), ("1", "0"))
+    assert (table.texts, table.labels) == (('she said "no', "b"), (("1",), ("0",)))
 
 
 def test_pairs(tmp_path: Path) -> None:
@@ -57,6 +58,53 @@ def test_pairs(tmp_path: Path) -> None:
     path = write(tmp_path, "a.csv", "text,other,label\na,b,c\n")
     columns = tables.Columns(text="text", pair="other", label="label")
     assert tables.read(path, columns).texts == (("a", "b"),)
+
+
+def test_several_labels_a_row(tmp_path: Path) -> None:
+    """Labels of a row are a list, or a cell with a separator; none at all is an answer too."""
+    cell = write(tmp_path, "a.csv", 'text,label\na,"x, y"\nb,\nc,x\n')
+    assert tables.read(cell, COLUMNS, "multi_label").labels == (("x", "y"), (), ("x",))
+    listed = write(tmp_path, "a.jsonl", '{"text":"a","label":["x",3]}\n{"text":"b","label":"x|3"}')
+    columns = tables.Columns(text="text", label="label", separator="|")
+    assert tables.read(listed, columns, "multi_label").labels == (("x", "3"), ("x", "3"))
+
+
+def test_numbers_are_labels_of_a_regression(tmp_path: Path) -> None:
+    """Numbers come as JSON numbers or as text, in any usual spelling."""
+    path = write(
+        tmp_path,
+        "a.jsonl",
+        '{"text":"a","label":0.5}\n{"text":"b","label":"-1e3"}\n{"text":"c","label":7}',
+    )
+    table = tables.read(path, COLUMNS, "regression")
+    assert tables.values(table) == [0.5, -1000.0, 7.0]
+
+
+def test_tagged_words(tmp_path: Path) -> None:
+    """jsonl and conll give the same rows; a line of blanks ends a sentence, tab or blanks part."""
+    lines = write(
+        tmp_path,
+        "a.jsonl",
+        '{"tokens": ["In", "New", "York"], "tags": ["O", "B-x", "I-x"]}\n'
+        '{"tokens": ["é"], "tags": ["O"]}',
+    )
+    words = write(tmp_path, "a.conll", "\nIn\tO\nNew\tB-x\r\nYork  I-x\n\t\n\né\tO\n \n")
+    for path, places in ((lines, (1, 2)), (words, (2, 7))):
+        table = tables.read(path, TAGGED, "token")
+        assert table.words == (("In", "New", "York"), ("é",))
+        assert table.labels == (("O", "B-x", "I-x"), ("O",))
+        assert table.texts == ("In New York", "é")
+        assert table.lines == places
+
+
+def test_conll_columns_may_be_named(tmp_path: Path) -> None:
+    """A file of more columns is read where all are named; a tab keeps the blanks of a word."""
+    path = write(tmp_path, "a.conll", "EU NNP I-NP B-ORG\n")
+    columns = tables.Columns(text="word", label="ner", names=("word", "pos", "chunk", "ner"))
+    table = tables.read(path, columns, "token")
+    assert (table.words, table.labels) == ((("EU",),), (("B-ORG",),))
+    blank = write(tmp_path, "b.conll", "10 000\tO\n")
+    assert tables.read(blank, TAGGED, "token").words == (("10 000",),)
 
 
 def test_digest_is_of_the_bytes(tmp_path: Path) -> None:
@@ -96,6 +144,67 @@ def test_every_complaint_names_file_and_line(
 ) -> None:
     """Each way in which a data file can be wrong is told with its place."""
     assert refusal(write(tmp_path, name, data)).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("problem", "name", "data", "message"),
+    [
+        ("multi_label", "a.jsonl", '{"text":"a","label":{}}', "a.jsonl:1: `label` must be a list"),
+        ("multi_label", "a.jsonl", '{"text":"a"}', "a.jsonl:1: `label` must be a list of labels"),
+        ("multi_label", "a.jsonl", '{"text":"a","label":[""]}', "a.jsonl:1: `label` must be a la"),
+        ("multi_label", "a.csv", 'text,label\na,"x,x"\n', "a.csv:2: `label` has a label twice"),
+        (
+            "regression",
+            "a.jsonl",
+            '{"text":"a","label":true}',
+            "a.jsonl:1: `label` must be a label",
+        ),
+        ("token", "a.csv", "tokens,tags\na,b\n", "a.csv: must be a .jsonl or .conll file"),
+        ("token", "a.conll", "a\tO\nb\n", "a.conll:2: must have 2 columns (tokens, tags), found 1"),
+        ("token", "a.conll", "a\t\tO\n", "a.conll:1: must have 2 columns (tokens, tags), found 3"),
+        ("token", "a.conll", "\tO\n", "a.conll:1: must have 2 columns"),
+        ("token", "a.conll", "a b c O\n", "a.conll:1: must have 2 columns (tokens, tags), found 4"),
+        ("token", "a.conll", "\n \n", "a.conll: must have at least one row"),
+        ("token", "a.conll", b"a\tO\n\xff\tO\n", "a.conll:2: must be UTF-8, found byte 0xff"),
+        ("token", "a.conll", f"{'x' * 70_000}\tO\n" * 15, "a.conll:15: a sentence must have at m"),
+        ("token", "a.conll", "a\tO\n" * 8193, "a.conll:1: `tokens` must have 1 to 8192 words"),
+        ("token", "a.jsonl", '{"tokens":["a"]}', "a.jsonl:1: `tags` must be a list of non-empty"),
+        ("token", "a.jsonl", '{"tokens":"a","tags":["O"]}', "a.jsonl:1: `tokens` must be a list"),
+        ("token", "a.jsonl", '{"tokens":[""],"tags":["O"]}', "a.jsonl:1: `tokens` must be a list"),
+        ("token", "a.jsonl", '{"tokens":[],"tags":[]}', "a.jsonl:1: `tokens` must have 1 to 8192"),
+        ("token", "a.jsonl", '{"tokens":["a"],"tags":[]}', "a.jsonl:1: `tags` must have 1 to"),
+        (
+            "token",
+            "a.jsonl",
+            '{"tokens":["a","b"],"tags":["O"]}',
+            "a.jsonl:1: must have one tag for each word, found 2 words, 1 tags",
+        ),
+        ("single_label", "a.conll", "a\tO\n", "a.conll: must be a .jsonl, .csv or .tsv file"),
+    ],
+)
+def test_complaints_of_other_problems(
+    tmp_path: Path, problem: str, name: str, data: str | bytes, message: str
+) -> None:
+    """Each way in which several labels, numbers and tagged words can be wrong has its place."""
+    columns = TAGGED if problem == "token" else COLUMNS
+    assert refusal(write(tmp_path, name, data), columns, problem).startswith(message)
+
+
+@pytest.mark.parametrize("cell", ["three", "nan", "inf", "-Infinity", "1e10", "0x10", ""])
+def test_a_number_is_finite_and_bounded(tmp_path: Path, cell: str) -> None:
+    """What is no number within bounds is refused at its line."""
+    path = write(tmp_path, "a.csv", f"text,label\na,1.5\nb,{cell}\n")
+    with pytest.raises(errors.InvalidRequest, match=r"a\.csv:3: "):
+        tables.values(tables.read(path, COLUMNS, "regression"))
+
+
+def test_columns_that_cannot_be_meant(tmp_path: Path) -> None:
+    """Tags have no second text, and a separator is something that one can see."""
+    path = write(tmp_path, "a.conll", "a\tO\n")
+    pair = tables.Columns(text="tokens", label="tags", pair="other")
+    assert refusal(path, pair, "token").startswith("tagged words have no second text")
+    blank = tables.Columns(text="text", label="label", separator=" ")
+    assert refusal(write(tmp_path, "a.csv", "a"), blank).startswith("`separator` must be visible")
 
 
 def test_missing_file_and_directory(tmp_path: Path) -> None:
@@ -138,6 +247,7 @@ def test_label_order_may_be_given() -> None:
         (("a", "a"), (), "different labels, found 1"),
         (("a", "b"), ("a", "b", "a"), "labels must differ"),
         (("a", "b"), ("a",), "different labels, found 1"),
+        (("a", "b" * 257), (), "at most 256 characters"),
     ],
 )
 def test_bad_label_lists(found: tuple[str, ...], given: tuple[str, ...], message: str) -> None:
@@ -168,6 +278,6 @@ def _table(labels: tuple[str, ...]) -> tables.Table:
         path=Path("t.csv"),
         digest="",
         texts=("x",) * len(labels),
-        labels=labels,
+        labels=tuple((label,) for label in labels),
         lines=tuple(range(2, 2 + len(labels))),
     )

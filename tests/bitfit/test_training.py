@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from bertd import errors, families
-from bertd.bitfit import bases, classifier, loop, rows, saving, tables, training
+from bertd.bitfit import bases, classifier, loop, problems, rows, saving, tables, training
 from bertd.bitfit import config as bitfit_config
 from bertd.bitfit.config import TrainConfig
 from bertd.checkpoint import adapter_file
@@ -42,7 +42,7 @@ def test_only_listed_biases_and_the_head_change(config: Config) -> None:
     encoder = bases.encoder(base, None, pooler=False)
     result = training.train(asked)
     moved = {
-        families.bias_names(base.shape)[name]: torch.from_numpy(array)
+        families.bias_names(base.shape)[name]: torch.tensor(array)
         for name, array in read(asked).offsets.items()
     }
     assert set(moved) == {
@@ -98,8 +98,12 @@ def test_recorded_values_are_those_of_the_file(config: Config, data: Path) -> No
     model, _, base = prepared(asked)
     apply(read(asked), model, base)
     table = tables.read(data, asked.columns)
+    problem = problems.BY_NAME["single_label"]
     examples = rows.Examples(
-        rows.encode(base.tokenizer, table.texts), tables.classes(table, result.label_names)
+        problem,
+        result.label_names,
+        rows.encode(base.tokenizer, table),
+        problem.truth(table, result.label_names),
     )
     assert loop.judge(model, examples, base.pad) == result.evaluation
     assert result.evaluation is not None
@@ -207,8 +211,8 @@ def test_progress_is_told(config: Config) -> None:
 def test_pairs_reach_the_encoder_as_two_segments(base_directory: Path) -> None:
     """The second text of a pair has token type 1, and padding is masked."""
     base = bases.load(str(base_directory), 32)
-    encoded = rows.encode(base.tokenizer, [("good", "bad bad"), "good"])
-    batch = base.pad([(encoded[0], 0), (encoded[1], 1)])
+    encoded = base.tokenizer.encode([("good", "bad bad"), "good"], truncate=True)
+    batch = base.pad([rows.Example(rows.Row(row), n) for n, row in enumerate(encoded)])
     assert batch["token_type_ids"].tolist() == [[0, 0, 0, 1, 1, 1], [0] * 6]
     assert batch["attention_mask"].tolist() == [[1] * 6, [1, 1, 1, 0, 0, 0]]
 
@@ -241,6 +245,12 @@ def test_divergence_is_an_error(config: Config) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"problem": "ranking"}, "`problem` must be one of single_label, multi_label"),
+        ({"problem": "regression", "metric": "f1"}, "`metric` must be one of pearson, spearman"),
+        ({"problem": "regression", "calibrate": True}, "`calibrate` has no meaning for"),
+        ({"problem": "regression", "balance": 0.5}, "`balance` has no meaning for"),
+        ({"problem": "token", "fit_thresholds": True}, "`fit_thresholds` has no meaning for"),
+        ({"problem": "token", "head_input": "cls"}, "`head_input` must be one of token"),
         ({"metric": "mcc"}, "`metric` must be one of accuracy, f1, matthews, got 'mcc'"),
         ({"head_kind": "dense"}, "`head_kind` must be one of linear"),
         ({"head_input": "token"}, "`head_input` must be one of cls, pooler, mean"),
@@ -288,10 +298,13 @@ def prepared(
 ) -> tuple[classifier.Classifier, rows.Examples, bases.Base]:
     """The model and the rows as `train` prepares them."""
     base = bases.load(asked.base, asked.max_length)
-    table = tables.read(asked.data, asked.columns)
-    names = tables.label_names(table)
-    examples = rows.Examples(rows.encode(base.tokenizer, table.texts), tables.classes(table, names))
-    return training.build(base, examples, len(names), asked), examples, base
+    table = tables.read(asked.data, asked.columns, asked.problem)
+    problem = problems.BY_NAME[asked.problem]
+    names = problem.label_names(table, ())
+    examples = rows.Examples(
+        problem, names, rows.encode(base.tokenizer, table), problem.truth(table, names)
+    )
+    return training.build(base, examples, asked), examples, base
 
 
 def apply(adapter: adapter_file.Adapter, model: classifier.Classifier, base: bases.Base) -> None:
@@ -299,6 +312,6 @@ def apply(adapter: adapter_file.Adapter, model: classifier.Classifier, base: bas
     names = families.bias_names(base.shape)
     with torch.no_grad():
         for name, array in adapter.offsets.items():
-            model.encoder.get_parameter(names[name]).add_(torch.from_numpy(array))
+            model.encoder.get_parameter(names[name]).add_(torch.tensor(array))
         for name, array in adapter.head.items():
-            model.head.get_parameter(name).copy_(torch.from_numpy(array))
+            model.head.get_parameter(name).copy_(torch.tensor(array))

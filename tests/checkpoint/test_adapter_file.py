@@ -1,9 +1,11 @@
 """Adapter files: written and read back exactly, or refused naming what is wrong."""
 
+import hashlib
 import json
 import os
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -378,3 +380,144 @@ def test_heads_of_checkpoints_and_adapters_have_the_same_shapes() -> None:
     """One table gives the shapes of both."""
     assert files.head_shapes("linear", 8, 2) == {"out.weight": (2, 8), "out.bias": (2,)}
     assert files.head_shapes("dense-relu", 8, 2)["dense.weight"] == (8, 8)
+
+
+def base_of(**change: Any) -> Any:
+    """As much of a base as an adapter is proved against."""
+    facts = {
+        "shape": making.SHAPE,
+        "has_pooler": True,
+        "digest": making.BASE_DIGEST,
+        "tokenizer_digest": making.TOKENIZER_DIGEST,
+    }
+    return SimpleNamespace(**(facts | change))
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16"])
+def test_bytes_are_proved_and_parsed_as_files_are(tmp_path: Path, dtype: str) -> None:
+    """`prove`, `parse` and `read_for` agree, and none needs the disk but the last."""
+    path = tmp_path / "x.safetensors"
+    write(path, dtype=dtype)
+    data = path.read_bytes()
+    proved = adapter_file.prove(data, base_of())
+    parsed = adapter_file.parse(data, base_of())
+    read = adapter_file.read_for(path, base_of())
+    assert proved == parsed.info == read.info == adapter_file.read_info(path)
+    for name, array in read.offsets.items():
+        np.testing.assert_array_equal(parsed.offsets[name], array)
+        assert parsed.offsets[name].dtype == np.float32
+
+
+def test_bytes_are_encoded_as_files_are_written(tmp_path: Path) -> None:
+    """`encode` gives the bytes that `write` puts into a file."""
+    path = tmp_path / "x.safetensors"
+    digest = write(path)
+    info = adapter_file.read_info(path)
+    read = adapter_file.read(path, making.SHAPE, True)
+    data = adapter_file.encode(
+        shape=making.SHAPE,
+        base_digest=info.base_digest,
+        tokenizer_digest=info.tokenizer_digest,
+        head=info.head,
+        label_names=info.label_names,
+        offsets=read.offsets,
+        head_tensors=read.head,
+        temperature=info.temperature,
+        thresholds=info.thresholds,
+        training=info.training,
+    )
+    assert data == path.read_bytes()
+    assert hashlib.sha256(data).hexdigest() == digest
+
+
+@pytest.mark.parametrize(("change", "reason", "words", "hint"), TENSORS)
+def test_proving_refuses_what_reading_refuses(
+    tmp_path: Path, change: Any, reason: str, words: str, hint: str
+) -> None:
+    """Without converting anything, `prove` finds every fault, twice in a row (B8)."""
+    tensors, metadata = making.adapter_parts()
+    data = making.adapter(tmp_path / "x.safetensors", change(tensors), metadata).read_bytes()
+    for name in ("first", "second"):
+        with pytest.raises(errors.BadArtifact) as caught:
+            adapter_file.prove(data, base_of(), what=name)
+        assert caught.value.reason == reason
+        assert caught.value.message.startswith(f"{name} ")
+        assert words in caught.value.message
+        assert hint in caught.value.hint
+
+
+def test_a_table_that_was_proved_excuses_no_values(tmp_path: Path) -> None:
+    """Files of one layout are each looked at; a base of another shape is asked for anew."""
+    tensors, metadata = making.adapter_parts()
+    good = making.adapter(tmp_path / "a.safetensors", tensors, metadata).read_bytes()
+    for bits in (b"\x00\x00\x80\x7f", b"\x00\x00\x80\xff", b"\x01\x00\xc0\x7f"):
+        adapter_file.prove(good, base_of())
+        with pytest.raises(errors.BadArtifact, match="NaN or infinity in 'offset"):
+            adapter_file.prove(good[:-4] + bits, base_of(), what="b")
+    wide = families.shape(making.CONFIG | {"hidden_size": 16})
+    with pytest.raises(errors.BadArtifact, match="must be"):
+        adapter_file.prove(good, base_of(shape=wide))
+    with pytest.raises(errors.BadArtifact, match="belongs to the base"):
+        adapter_file.prove(good, base_of(digest="ee" * 32))
+    with pytest.raises(errors.BadArtifact, match="is truncated"):
+        adapter_file.prove(good[:-4], base_of())
+
+
+def test_half_floats_are_proved_by_their_bits(tmp_path: Path) -> None:
+    """The largest float16 is finite, the next pattern is infinity; BF16 is told from F16."""
+    path = tmp_path / "x.safetensors"
+    write(path, dtype="F16")
+    good = path.read_bytes()
+    adapter_file.prove(good[:-2] + b"\xff\x7b", base_of())
+    for bits in (b"\x00\x7c", b"\x01\xfc"):
+        with pytest.raises(errors.BadArtifact, match="NaN or infinity"):
+            adapter_file.prove(good[:-2] + bits, base_of())
+    brain = good.replace(b'"dtype":"F16"', b'"dtype":"BF16"')
+    length = int.from_bytes(brain[:8], "little") + len(brain) - len(good)
+    brain = length.to_bytes(8, "little") + brain[8:]
+    adapter_file.prove(brain[:-2] + b"\x00\x7c", base_of())
+    with pytest.raises(errors.BadArtifact, match="NaN or infinity"):
+        adapter_file.prove(brain[:-2] + b"\x80\x7f", base_of())
+
+
+def test_dtypes_may_differ_within_a_file(tmp_path: Path) -> None:
+    """Tensors of two dtypes are proved one by one."""
+    tensors, metadata = making.adapter_parts()
+    mixed = {
+        name: array.astype(np.float16) if name.startswith("head.") else array
+        for name, array in tensors.items()
+    }
+    path = making.adapter(tmp_path / "x.safetensors", mixed, metadata)
+    adapter_file.prove(path.read_bytes(), base_of())
+    bad = {name: array.copy() for name, array in mixed.items()}
+    bad["head.classifier.bias"][0] = np.inf
+    path = making.adapter(tmp_path / "x.safetensors", bad, metadata)
+    with pytest.raises(errors.BadArtifact, match=r"infinity in 'head\.classifier\.bias'"):
+        adapter_file.prove(path.read_bytes(), base_of())
+
+
+def test_a_header_says_everything_once(tmp_path: Path) -> None:
+    """Metadata that comes first, last, twice or broken is read alike, or refused."""
+    tensors, metadata = making.adapter_parts()
+    data = making.adapter(tmp_path / "x.safetensors", tensors, metadata).read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header, body = data[8 : 8 + length].decode(), data[8 + length :]
+
+    def again(text: str) -> bytes:
+        return len(text.encode()).to_bytes(8, "little") + text.encode() + body
+
+    parsed = json.loads(header)
+    last = {key: parsed[key] for key in sorted(parsed, reverse=True)}
+    info = adapter_file.prove(again(json.dumps(last)), base_of())
+    assert info.label_names == adapter_file.prove(data, base_of()).label_names
+    twice = header.rstrip()[:-1] + ',"__metadata__":{}}'
+    for text, words in (
+        (twice, "`__metadata__` twice|'__metadata__' twice"),
+        (header.replace('},"', '},,"', 1), "not JSON"),
+        (header.replace("}}", "},}"), "not JSON"),
+        (header.rstrip()[:-1], "not JSON"),
+        (header.rstrip() + "x", "not JSON"),
+        (header.replace('"bertd.head"', '"bertd.format":"x","bertd.head"'), "twice"),
+    ):
+        with pytest.raises(errors.BadArtifact, match=words):
+            adapter_file.prove(again(text), base_of())

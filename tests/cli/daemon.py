@@ -1,7 +1,7 @@
 """A daemon that is nothing but the wire: real gRPC on a real socket, objects in a dictionary."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
 
@@ -34,6 +34,8 @@ class Daemon(admin_pb2_grpc.AdminServicer, inference_pb2_grpc.InferenceServicer)
         )
         self.problem = inference_pb2.PROBLEM_TYPE_SINGLE_LABEL
         self.requests: list[object] = []
+        self.page_rows = 2
+        self.news: list[tuple[str, list[admin_pb2.Object]]] = []
         self._server = grpc.server(futures.ThreadPoolExecutor(2))
         admin_pb2_grpc.add_AdminServicer_to_server(self, self._server)
         inference_pb2_grpc.add_InferenceServicer_to_server(self, self._server)
@@ -81,9 +83,24 @@ class Daemon(admin_pb2_grpc.AdminServicer, inference_pb2_grpc.InferenceServicer)
     def List(self, request: admin_pb2.ListRequest, context: Context) -> admin_pb2.ListResponse:
         """All objects of a kind."""
         self._may_refuse(request, context)
-        names = sorted(name for kind, name in self.objects if kind == request.kind)
-        found = [self.objects[request.kind, name] for name in names]
-        return admin_pb2.ListResponse(objects=found)
+        found = [
+            each
+            for (kind, name), each in sorted(self.objects.items())
+            if kind == request.kind and name > request.page_token
+            if not request.model or _model_of(each) == request.model
+        ]
+        page = found[: self.page_rows]
+        more = len(found) > len(page)
+        token = page[-1].ref.name if more else ""
+        return admin_pb2.ListResponse(objects=page, next_page_token=token)
+
+    def Watch(
+        self, request: admin_pb2.WatchRequest, context: Context
+    ) -> Iterator[admin_pb2.WatchResponse]:
+        """Tells `news`, and leaves."""
+        self._may_refuse(request, context)
+        for type_, objects in self.news:
+            yield admin_pb2.WatchResponse(type=f"CHANGE_TYPE_{type_.upper()}", objects=objects)
 
     def Delete(
         self, request: admin_pb2.DeleteRequest, context: Context
@@ -192,6 +209,10 @@ def set_ready(shown: admin_pb2.Object) -> None:
     shown.status.revision = f"{shown.ref.name}-1a2b"
     shown.status.digest = "sha256:" + "ab" * 32
     set_condition(shown, "Ready", "True", "Serving", "all is well")
+
+
+def _model_of(shown: admin_pb2.Object) -> str:
+    return json.loads(shown.spec_json).get("model") or shown.ref.name.partition("/")[0]
 
 
 def address(folder: Path) -> str:

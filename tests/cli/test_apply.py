@@ -5,6 +5,8 @@ from pathlib import Path
 import grpc
 import pytest
 
+from bertd.cli import waiting
+from bertd.v1 import admin_pb2
 from tests.cli import conftest
 from tests.cli import daemon as fake
 
@@ -158,6 +160,21 @@ def test_the_timeout_names_what_blocks(bertd, daemon, manifest):
         "adapter/acme: Ready=False Loading: reading the weights",
         "error: timed out after 0.2 s",
     ]
+
+
+def test_many_objects_are_waited_for_by_pages(bertd, daemon, manifest, monkeypatch):
+    """Thousands are not asked for one by one, and what blocks is not printed whole (issue 3)."""
+    monkeypatch.setattr(waiting, "MOST_GETS", 10)
+    adapter = conftest.MANIFEST.split("---")[1]
+    documents = [adapter.replace("acme", f"acme{number}") for number in range(30)]
+    Path(manifest).write_text("---".join(documents))
+    ran = bertd("apply", manifest, "--wait", "--timeout", "1ms")
+    assert ran.code == 3
+    assert ran.err.splitlines()[-2] == f"and {30 - waiting.MOST_LINES} more"
+    for kind, name in daemon.objects:
+        daemon.ready(kind, name)
+    assert bertd("apply", manifest, "--wait", "--timeout", "10s").code == 0
+    assert not any(isinstance(each, admin_pb2.GetRequest) for each in daemon.requests)
 
 
 def test_the_old_generation_is_not_enough(bertd, daemon, manifest):

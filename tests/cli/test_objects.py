@@ -45,6 +45,40 @@ def test_adapters_as_a_wide_table(bertd, objects):
     ]
 
 
+def test_adapters_of_one_model(bertd, objects):
+    """--model leaves the others out; it means nothing for other kinds or for one object."""
+    objects.add("Adapter", "other", {"model": "german", "source": "/srv/o.safetensors"})
+    assert bertd("get", "adapters", "--model", "german", "-o", "name").out == "adapter/other\n"
+    assert bertd("get", "adapters", "--model", "nobody").err == "no adapters are declared\n"
+    for words in (["models"], ["adapter/acme"], ["models", "-w"], ["adapter/acme", "-w"]):
+        ran = bertd("get", *words, "--model", "german")
+        assert (ran.code, "`--model` must be" in ran.err) == (2, True)
+
+
+def test_a_long_list_is_printed_page_by_page(bertd, daemon):
+    """In every form the same as in one piece; columns only grow (issue 3)."""
+    names = ["a", "b", "c", "d-is-longer", "e"]
+    for name in names:
+        fake.set_ready(daemon.add("Model", name, MODEL_SPEC))
+    in_pages = {form: bertd("get", "models", *form) for form in FORMS}
+    lists = [each for each in daemon.requests if hasattr(each, "page_token")]
+    assert [each.page_token for each in lists[:3]] == ["", "b", "d-is-longer"]
+    daemon.page_rows = 100
+    for form in FORMS[1:]:
+        assert bertd("get", "models", *form) == in_pages[form], form
+    assert in_pages[()].out.splitlines() == [
+        "NAME   READY   REASON    REVISION   ADAPTERS",
+        "a      True    Serving   a-1a2b     -",
+        "b      True    Serving   b-1a2b     -",
+        "c             True    Serving   c-1a2b             -",
+        "d-is-longer   True    Serving   d-is-longer-1a2b   -",
+        "e             True    Serving   e-1a2b             -",
+    ]
+
+
+FORMS = [(), ("-o", "yaml"), ("-o", "json"), ("-o", "name")]
+
+
 @pytest.mark.parametrize("words", [["model/english"], ["model", "english"], ["models", "english"]])
 def test_one_object_by_name(bertd, objects, words):
     """An object is named as model/NAME or as KIND NAME; -o name prints it back."""
@@ -102,6 +136,25 @@ def test_json_has_the_status(bertd, objects):
     assert one["status"]["details"] == {"adapters": ["sst2"], "precision": "fp32"}
     several = json.loads(bertd("get", "models", "-o", "json").out)
     assert [each["metadata"]["name"] for each in several] == ["english", "german"]
+
+
+def test_describe_shows_versions(bertd, objects):
+    """Newest first, with the time since when each was served (issue 3)."""
+    versions = objects.objects["Adapter", "english/sst2"].status.versions
+    versions.add(digest="sha256:d2", since="2026-01-02T00:00:00Z")
+    versions.add(digest="sha256:d1", since="2026-01-01T00:00:00Z")
+    assert (
+        "\n\nVersions:\n"
+        "  sha256:d2 since 2026-01-02T00:00:00Z\n"
+        "  sha256:d1 since 2026-01-01T00:00:00Z\n"
+        "\nSpec:\n"
+    ) in bertd("describe", "adapter", "english/sst2").out
+    assert "Versions" not in bertd("describe", "adapter/acme").out
+    shown = json.loads(bertd("get", "adapter/english/sst2", "-o", "json").out)
+    assert shown["status"]["versions"][1] == {
+        "digest": "sha256:d1",
+        "since": "2026-01-01T00:00:00Z",
+    }
 
 
 def test_describe_prints_everything(bertd, objects):

@@ -2,16 +2,25 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 
 import pytest
 
 from bertd.client import admin, failure
-from tests.serving import fakes
+from bertd.manifest import views
+from tests.serving import fakes, watched
 
 
-async def asked(socket: str, ask, *names: str):
+@pytest.fixture(autouse=True)
+def _control(monkeypatch):
+    """Objects that can be watched."""
+    monkeypatch.setattr(fakes, "Control", watched.Control)
+
+
+async def asked(socket: str, ask, *names: str, told: Sequence[views.Change] = ()):
     """What a function gets that asks a daemon with these Models."""
     async with fakes.running({}, socket) as daemon:
+        daemon.control.told = list(told)
         for name in names:
             daemon.control.objects["Model", name] = fakes.model_view(name)
 
@@ -54,6 +63,64 @@ async def test_list_reads_all_pages(socket, monkeypatch):
     assert got == names
 
 
+async def test_the_adapters_of_one_model_are_listed(socket):
+    """The daemon chooses them."""
+    got = await asked(socket, lambda client: list(client.list("Adapter", model="english")))
+    assert [each.name for each in got] == ["english/a"]
+
+
+async def test_pages_are_read_when_they_are_wanted(socket, monkeypatch):
+    """Whoever stops after the first page asks for no other."""
+    monkeypatch.setattr(admin, "PAGE_ROWS", 2)
+    got = await asked(socket, lambda client: next(client.pages("Model")), "a", "b", "c")
+    assert [each.name for each in got] == ["a", "b"]
+
+
+async def test_a_version_has_its_time(socket):
+    """Of the object that was asked for."""
+
+    def ask(client: admin.AdminClient) -> admin.Object:
+        return next(client.list("Adapter", model="english"))
+
+    (version,) = (await asked(socket, ask)).status.versions
+    assert (version.digest, version.since) == ("sha256:d2", "2026-01-02T00:00:00Z")
+
+
+async def test_watch_yields_changes(socket):
+    """Types are words; what is deleted has no spec; leaving is enough to end it."""
+    told = [
+        watched.added("a", "b"),
+        views.Change(type="synced"),
+        views.Change(type="deleted", objects=(watched.view("a"),)),
+    ]
+
+    def ask(client: admin.AdminClient) -> list[tuple[str, list[str]]]:
+        changes = client.watch("Adapter")
+        got = [next(changes) for _ in range(3)]
+        changes.close()
+        return [(each.type, [one.name for one in each.objects]) for each in got]
+
+    assert await asked(socket, ask, told=told) == [
+        ("added", ["a", "b"]),
+        ("synced", []),
+        ("deleted", ["a"]),
+    ]
+
+
+async def test_a_watch_ends_with_its_time(socket):
+    """After what was told until then."""
+
+    def ask(client: admin.AdminClient) -> list[str]:
+        changes = client.watch(timeout_s=0.2)
+        first = next(changes)
+        with pytest.raises(failure.CallError) as caught:
+            next(changes)
+        return [first.type, caught.value.code]
+
+    told = [views.Change(type="synced")]
+    assert await asked(socket, ask, told=told) == ["synced", "DEADLINE_EXCEEDED"]
+
+
 async def test_delete_forgets(socket):
     """What was deleted is gone."""
 
@@ -72,6 +139,8 @@ async def test_delete_forgets(socket):
         (lambda client: client.get("Pod", "a"), "INVALID_ARGUMENT"),
         (lambda client: list(client.list("Pod")), "INVALID_ARGUMENT"),
         (lambda client: client.apply("broken"), "INVALID_ARGUMENT"),
+        (lambda client: list(client.watch("Pod")), "INVALID_ARGUMENT"),
+        (lambda client: list(client.watch(name="a")), "INVALID_ARGUMENT"),
     ],
 )
 async def test_a_refused_verb_raises_its_status(socket, ask, code):

@@ -2,13 +2,16 @@
 
 import asyncio
 import contextlib
+from hashlib import sha256
 
 import numpy as np
 import pytest
 
 from bertd import errors
+from bertd.checkpoint import adapter_file
 from bertd.client import aio, failure, sync
 from bertd.runtime import router
+from tests import inline_adapters
 from tests.serving import fakes
 
 
@@ -35,8 +38,8 @@ def _connect(request: pytest.FixtureRequest, socket: str):
     """Starts a daemon with one route and connects to its socket."""
 
     @contextlib.asynccontextmanager
-    async def connect(found: object = None, **changes: object):
-        routes = {("english", "sst2"): found or fakes.Route(**changes)}
+    async def connect(routes: object = None, **changes: object):
+        routes = {("english", "sst2"): fakes.Route(**changes), **(routes or {})}
         async with fakes.running(routes, socket) as daemon, request.param(daemon.admin) as client:
             yield client, daemon
 
@@ -117,6 +120,61 @@ async def test_tags_are_spans_of_the_text(connect):
     assert (first.token, first.start, first.end, first.label) == ("a", 0, 1, "PER")
     assert (second.token, second.start, second.end, second.label) == ("bb", 2, 4, "O")
     assert (reply.label_names, second.logits) == (("O", "PER"), (3.0, 0.0))
+
+
+async def test_a_call_brings_its_own_adapter(connect, tmp_path):
+    """Every method takes adapter bytes; labels are the file's, and the reply names its digest."""
+    base = inline_adapters.base(tmp_path)
+    data = inline_adapters.adapter(base, label_names=("no", "yes"))
+    route = fakes.Route(adapter="", base=base, allows_inline=True, output=None)
+    token = adapter_file.Head(kind="linear", input="token", problem="token")
+    async with connect({("english", ""): route}) as (client, _):
+        reply = await client.classify(["a"], model="english", adapter_bytes=data)
+        vectors = await client.embed(["a"], model="english", adapter_bytes=data)
+        tagging = inline_adapters.adapter(base, head=token)
+        tags = await client.tag(["a"], model="english", adapter_bytes=tagging)
+    assert list(reply[0].scores) == ["no", "yes"]
+    assert (reply.served.adapter, reply.served.adapter_digest) == ("", sha256(data).hexdigest())
+    assert vectors.shape == (1, fakes.DIMENSIONS)
+    assert tags.label_names == inline_adapters.LABELS
+
+
+@pytest.mark.parametrize("name", ["pickled", "of another base", "not a number"])
+async def test_a_refused_adapter_says_why(connect, tmp_path, name):
+    """The reason is a word that a program can act on, the text names the tensor."""
+    base = inline_adapters.base(tmp_path)
+    make, reason, text = inline_adapters.BROKEN[name]
+    route = fakes.Route(adapter="", base=base, allows_inline=True)
+    async with connect({("english", ""): route}) as (client, _):
+        with pytest.raises(failure.CallError, match=text) as caught:
+            await client.classify(["a"], model="english", adapter_bytes=make(base))
+    assert (caught.value.code, caught.value.reason) == ("INVALID_ARGUMENT", reason)
+
+
+@pytest.mark.parametrize("method", ["classify", "embed", "tag"])
+@pytest.mark.parametrize(
+    ("named", "text"),
+    [
+        ({"adapter": "sst2", "adapter_bytes": b"x"}, "only one of `adapter` and `adapter_bytes`"),
+        ({"adapter_bytes": "UEsDBA=="}, "`adapter_bytes` must be bytes"),
+        ({"adapter_bytes": 7}, "`adapter_bytes` must be bytes"),
+    ],
+)
+async def test_a_slip_with_adapter_bytes_never_leaves(connect, method, named, text):
+    """Two adapters, or something that is no file's content, are refused before anything is sent."""
+    async with connect() as (client, daemon):
+        with pytest.raises(errors.InvalidRequest, match=text):
+            await getattr(client, method)(["a"], model="english", **named)
+        assert daemon.routes["english", "sst2"].runs == []
+
+
+async def test_an_empty_file_is_not_the_models_own_head(connect, tmp_path):
+    """Bytes that are there and empty are a broken file, not a call without an adapter."""
+    route = fakes.Route(adapter="", base=inline_adapters.base(tmp_path), allows_inline=True)
+    async with connect({("english", ""): route}) as (client, _):
+        with pytest.raises(failure.CallError) as caught:
+            await client.classify(["a"], model="english", adapter_bytes=b"")
+    assert (caught.value.reason, route.runs) == ("BadSafetensors", [])
 
 
 @pytest.mark.parametrize(

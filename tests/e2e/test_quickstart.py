@@ -65,7 +65,8 @@ def test_one_batch_holds_several_adapters(quickstart: conftest.Daemon) -> None:
     }
     batches = values['bertd_batch_adapters_count{model="quickstart"}']
     assert values['bertd_batch_adapters_sum{model="quickstart"}'] > 1.2 * batches
-    assert values['bertd_adapter_table_adapters{model="quickstart"}'] == 4
+    assert values['bertd_adapters{model="quickstart"}'] == 4
+    assert values['bertd_adapter_cache_adapters{model="quickstart"}'] == 4
     assert values["bertd_manifest_last_load_success"] == 1
 
 

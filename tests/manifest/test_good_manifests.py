@@ -89,7 +89,7 @@ def test_values_print_the_way_they_are_written() -> None:
     weight: 1
   - source: /base/adapters/tenants/*.safetensors
     weight: 1
-  allowInlineAdapters: false
+  allowInlineAdapters: true
 """
     assert writing.to_yaml(read_good("everything").objects).endswith(expected)
 
@@ -243,7 +243,7 @@ def test_any_label_name_prints_back(labels: list[str], data: st.DataObject) -> N
 def test_the_keys_of_version_1_are_frozen() -> None:
     """Fields of `bertd.dev/v1` are only ever added: a removed or renamed one fails here."""
     expected = """\
-adapters[].labelNames adapters[].name adapters[].source adapters[].temperature \
+adapterMemory adapters[].labelNames adapters[].name adapters[].source adapters[].temperature \
 adapters[].thresholds adapters[].weight allowInlineAdapters base.digest base.source \
 batching.maxDelay batching.maxQueueDelay batching.maxRows batching.maxTokens \
 compression.gate.adapters compression.gate.data compression.gate.metric compression.gate.min \

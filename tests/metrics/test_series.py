@@ -28,7 +28,13 @@ def recorded(registry) -> metrics.Metrics:
         made.expired(model=model)
         made.worker_restart(model=model)
         made.revision(model=model, revision="r1", precision="fp32", digest="ab")
-        made.adapter_table(model=model, adapters=4, size_bytes=1000)
+        made.adapters(model=model, declared=4, resident=3, size_bytes=1000)
+        made.adapter_bytes(model=model, slot=300)
+        made.adapter_hit(model=model)
+        made.adapter_miss(model=model)
+        made.adapter_evicted(model=model)
+        made.adapters_loaded(model=model, adapters=3, seconds=0.02)
+        made.inline(model=model, result="new")
     made.manifest_load(success=True)
     return made
 
@@ -57,8 +63,16 @@ def test_every_series_has_its_name_and_value(recorded, registry):
             {**english, "revision": "r1", "precision": "fp32", "digest": "ab"},
             1,
         ),
-        ("bertd_adapter_table_adapters", english, 4),
-        ("bertd_adapter_table_bytes", english, 1000),
+        ("bertd_adapters", english, 4),
+        ("bertd_adapter_slot_bytes", english, 300),
+        ("bertd_adapter_cache_adapters", english, 3),
+        ("bertd_adapter_cache_bytes", english, 1000),
+        ("bertd_adapter_cache_hits_total", english, 1),
+        ("bertd_adapter_cache_misses_total", english, 1),
+        ("bertd_adapter_cache_evictions_total", english, 1),
+        ("bertd_adapter_cache_loads_total", english, 3),
+        ("bertd_adapter_cache_load_seconds_sum", english, 0.02),
+        ("bertd_inline_adapters_total", {**english, "result": "new"}, 1),
         ("bertd_manifest_last_load_success", {}, 1),
     ]
     for name, labels, value in counts:
@@ -148,3 +162,11 @@ def test_two_daemons_in_one_process_do_not_meet():
     metrics.Metrics(first).expired(model="m")
     metrics.Metrics(second)
     assert second.get_sample_value("bertd_expired_total", {"model": "m"}) is None
+
+
+def test_adapters_of_requests_share_one_label(recorded, registry):
+    """Adapters that came with calls are counted together, apart from those beyond the first."""
+    for number in range(metrics.MAX_ADAPTER_LABELS + 5):
+        recorded.adapter_label("english", f"a{number}")
+    assert recorded.adapter_label("english", "late") == metrics.OTHER
+    assert recorded.adapter_label("english", metrics.INLINE) == metrics.INLINE

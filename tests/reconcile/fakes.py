@@ -5,17 +5,17 @@ import contextlib
 import hashlib
 import os
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
 
 import prometheus_client
 import tokenizers
 
 from bertd import errors, families, metrics
-from bertd.checkpoint import adapter_file, declared
+from bertd.checkpoint import declared, sources
 from bertd.checkpoint import files as checkpoint_files
 from bertd.manifest import spec, views
-from bertd.reconcile import control, controller, resolving
+from bertd.reconcile import control, controller, live, resolving
 from bertd.runtime import dispatcher, router, worker
 from bertd.store import blobs, objects
 from tests.runtime import fakes
@@ -45,9 +45,11 @@ class Resolver(resolving.Resolver):
         self.bases: dict[str, str | errors.Error] = {}
         self.adapters: dict[str, str | errors.Error] = {}
         self.asked: list[str] = []
-        self.gate = threading.Event()  # cleared: whoever asks for a base waits
+        self.gate = threading.Event()  # cleared: whoever asks for a source waits
         self.gate.set()
         self.kept: list[set[str]] = []
+        self.forgotten: list[str] = []
+        self._read: dict[str, resolving.Adapter] = {}
 
     def base(self, declared: spec.Base) -> resolving.Base:
         self.asked.append(declared.source)
@@ -57,13 +59,31 @@ class Resolver(resolving.Resolver):
             blobs={"weights": _digest(content)}, files={}, description=self._describe(content)
         )
 
-    def adapter(self, source: str, base: checkpoint_files.Base) -> resolving.Adapter:
-        content = _now(self.adapters, source)
-        digest = _digest(content)
-        return resolving.Adapter(digest=digest, path=Path(f"/{content}"), info=_info(digest, base))
+    def adapter(
+        self,
+        source: str,
+        base: checkpoint_files.Base,
+        signature: sources.Signature | None = None,
+    ) -> resolving.Adapter | errors.Error:
+        self.asked.append(source)
+        assert self.gate.wait(GATE_TIMEOUT_S)
+        try:
+            content = _now(self.adapters, source)
+        except errors.Error as error:
+            return error
+        if content not in self._read:
+            self._read[content] = resolving.Adapter(
+                digest=_digest(content),
+                output=router.Output(label_names=("no", "yes"), problem="single_label"),
+                file_bytes=1,
+            )
+        return self._read[content]
 
-    def sweep(self, keep: set[str]) -> int:
-        self.kept.append(keep)
+    def forget(self, digest: str) -> None:
+        self.forgotten.append(digest)
+
+    def sweep(self, keep: Collection[str]) -> int:
+        self.kept.append(set(keep))
         return 0
 
     def _describe(self, content: str) -> checkpoint_files.Base:
@@ -89,9 +109,9 @@ class Resolver(resolving.Resolver):
 class World:
     """A controller and everything around it; made by `running`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, resolver: type[Resolver]) -> None:
         self.objects = objects.Objects(folder / "objects.sqlite")
-        self.resolver = Resolver(folder)
+        self.resolver = resolver(folder)
         self.router = router.Router()
         self.health: dict[str, bool] = {}
         self.told: list[tuple[str, bool | None]] = []
@@ -102,12 +122,15 @@ class World:
         self.controller = controller.Controller(
             objects=self.objects,
             resolver=self.resolver,
-            device=self.device,
-            router=self.router,
-            metrics=series,
+            shared=live.Shared(
+                device=self.device,
+                router=self.router,
+                metrics=series,
+                blob=self.resolver.path,
+                spawn=self._spawn,
+            ),
             on_health=self._on_health,
             jitter=lambda: 0.0,
-            spawn=self._spawn,
         )
         self.control = control.Control(
             objects=self.objects, controller=self.controller, metrics=series
@@ -160,6 +183,10 @@ class World:
 
         await fakes.until(holds)
 
+    async def settled(self) -> None:
+        """Waits until nothing is being reconciled."""
+        await fakes.until(lambda: not self.controller._tasks)
+
     def serves(self, model: str, adapter: str = "") -> str:
         """The digest that answers for a name; raises what a caller would be told."""
         return self.router.find(model, adapter).digest
@@ -181,10 +208,12 @@ def adapter(name: str, model: str = "m", **entries: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def running(folder: Path, adapters: Sequence[str] = ()) -> AsyncIterator[World]:
+async def running(
+    folder: Path, adapters: Sequence[str] = (), resolver: type[Resolver] = Resolver
+) -> AsyncIterator[World]:
     """A controller at work; `/base` exists, and so does `/NAME` for each of `adapters`."""
     os.makedirs(folder, exist_ok=True)
-    world = World(folder)
+    world = World(folder, resolver)
     world.resolver.bases["/base"] = "base"
     world.resolver.adapters |= {f"/{name}": f"{name}-1" for name in adapters}
     with world.objects:
@@ -206,17 +235,3 @@ def _now(sources: dict[str, str | errors.Error], source: str) -> str:
     if isinstance(found, errors.Error):
         raise found
     return found
-
-
-def _info(digest: str, base: checkpoint_files.Base) -> adapter_file.AdapterInfo:
-    return adapter_file.AdapterInfo(
-        base_digest=base.digest,
-        tokenizer_digest="t",
-        head=adapter_file.Head(kind="linear", input="cls", problem="single_label"),
-        label_names=("no", "yes"),
-        temperature=1.0,
-        thresholds={},
-        training={},
-        digest=digest,
-        file_bytes=1,
-    )

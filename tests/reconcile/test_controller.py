@@ -89,23 +89,17 @@ async def test_a_model_deleted_while_it_loads_leaves_nothing(tmp_path: Path) -> 
 
 
 async def test_a_deleted_adapter_leaves_no_status_behind(tmp_path: Path) -> None:
-    """An adapter deleted during a reconcile and applied again is not Ready before it is loaded."""
+    """An adapter deleted during a reconcile and applied again is not Ready before it is found."""
     async with running(tmp_path, ["a"]) as here:
         await here.apply(model())
         await here.ready("Model", "m")
-        gate = asyncio.Event()
-
-        class Gated(fakes.FakeWorker):
-            async def control(self, operation: str, *args: Any, **fields: Any) -> dict[str, Any]:
-                await gate.wait()
-                return {}
-
-        here.workers[0].__class__ = Gated
+        await here.settled()
+        here.resolver.gate.clear()
         await here.apply(adapter("a"))
         await fakes.until(lambda: bool(here.status("Adapter", "a").conditions))
         await here.control.delete("Adapter", "a")
-        gate.set()
-        await fakes.until(lambda: any(told == "free" for told, _ in here.workers[0].told))
+        here.resolver.gate.set()
+        await here.settled()
         here.resolver.adapters["/a"] = errors.BadArtifact("broken", reason="BadSafetensors")
         await here.apply(adapter("a"))
         assert not here.status("Adapter", "a").conditions

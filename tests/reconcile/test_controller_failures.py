@@ -95,20 +95,37 @@ async def test_one_adapter_does_not_hide_another(tmp_path: Path) -> None:
     """Adapters that cannot be resolved or loaded fail alone; the Model is Ready."""
 
     class Picky(fakes.FakeWorker):
-        async def control(self, operation: str, *args: Any, **fields: Any) -> dict[str, Any]:
-            if fields.get("path") == "/b-1":
-                raise BROKEN
-            return await super().control(operation, *args, **fields)
+        spoilt = frozenset({world.digest("b-1")})
 
     async with running(tmp_path, ["b", "c"]) as here:
         here.kind = Picky
         await here.apply(model(), adapter("a"), adapter("b"), adapter("c"))
         await here.ready("Adapter", "c")
         await here.failed("Adapter", "a", "SourceNotFound")
-        await here.failed("Adapter", "b", "BadSafetensors")
+        await here.failed("Adapter", "b", "BlobCorrupt")
         await here.ready("Model", "m")
-        with pytest.raises(errors.NotServable, match="BadSafetensors"):
+        with pytest.raises(errors.NotServable, match="BlobCorrupt"):
             here.serves("m", "b")
+        assert here.resolver.forgotten == [world.digest("b-1")]
+
+
+async def test_a_broken_stored_file_is_made_anew(tmp_path: Path) -> None:
+    """A stored adapter that rotted on the disk is copied again from its source, and serves."""
+
+    class Picky(fakes.FakeWorker):
+        spoilt = frozenset({world.digest("a-1")})
+
+    class Mended(world.Resolver):
+        def forget(self, digest: str) -> None:
+            super().forget(digest)
+            Picky.spoilt = frozenset()
+
+    async with running(tmp_path, ["a"], resolver=Mended) as here:
+        here.kind = Picky
+        await here.apply(model(), adapter("a"))
+        await fakes.until(lambda: here.resolver.forgotten == [world.digest("a-1")])
+        await here.ready("Adapter", "a")
+        await fakes.until(lambda: world.digest("a-1") in here.workers[0].loaded.values())
 
 
 async def test_a_revision_that_lacks_an_adapter_is_not_switched_to(tmp_path: Path) -> None:
@@ -197,17 +214,14 @@ async def test_an_adapter_lost_in_a_restart_is_reported(tmp_path: Path) -> None:
     """When a replaced worker cannot load an adapter again, its status and its callers say so."""
 
     class Picky(fakes.FakeWorker):
-        async def control(self, operation: str, *args: Any, **fields: Any) -> dict[str, Any]:
-            if fields.get("path") == "/a-1":
-                raise BROKEN
-            return await super().control(operation, *args, **fields)
+        spoilt = frozenset({world.digest("a-1")})
 
     async with running(tmp_path, ["a", "b"]) as here:
         await here.apply(model(), adapter("a"), adapter("b"))
         await here.ready("Adapter", "b")
         here.kind = Picky
         here.workers[0].die()
-        await here.failed("Adapter", "a", "BadSafetensors")
+        await here.failed("Adapter", "a", "BlobCorrupt")
         await here.ready("Adapter", "b")
         with pytest.raises(errors.NotServable):
             here.serves("m", "a")

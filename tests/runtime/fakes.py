@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import prometheus_client
@@ -14,6 +14,9 @@ from bertd.runtime import dispatcher, feeder, revision, slots, worker
 from bertd.tokenization import tokenizer
 
 LIMITS = batch.Limits(max_tokens=100, max_rows=10)
+SLOT_BYTES = 100
+ROOM_BYTES = 1_000_000
+SPOILT = {"kind": "BadArtifact", "message": "broken", "reason": "BlobCorrupt", "hint": ""}
 
 
 class Clock:
@@ -29,12 +32,15 @@ class Clock:
 class FakeWorker:
     """Records batches; answers, fails or dies when told."""
 
+    spoilt: ClassVar[frozenset[str]] = frozenset()
+
     def __init__(self, listener: worker.Listener) -> None:
         self.lost = False
         self.pid = 4242
         self.running: dict[int, frames.Batch] = {}
         self.loaded: dict[int, str] = {}
         self.told: list[tuple[str, dict[str, Any]]] = []
+        self.groups: list[list[str]] = []  # digests of every load, in order
         self.refuse: errors.Error | None = None
         self._listener = listener
 
@@ -44,13 +50,22 @@ class FakeWorker:
         if self.refuse is not None:
             raise self.refuse
         if operation == "load":
-            self.loaded[fields["slot"]] = fields["path"]
-        return {"slotBytes": 100} if operation == "start" else {}
+            return await self.load(fields["adapters"])
+        return {"slotBytes": SLOT_BYTES} if operation == "start" else {}
+
+    async def load(self, adapters: list[dict[str, Any]]) -> dict[str, Any]:
+        """Loads all but those whose digest a test has spoilt."""
+        self.groups.append([each["digest"] for each in adapters])
+        good = [each for each in adapters if each["digest"] not in self.spoilt]
+        self.loaded |= {each["slot"]: each["digest"] for each in good}
+        failed = {str(each["slot"]): SPOILT for each in adapters if each not in good}
+        return {"failed": failed, "headBytes": {str(each["slot"]): 1 for each in good}}
 
     def tell(self, operation: str, **fields: Any) -> None:
         self.told.append((operation, fields))
         if operation == "free":
-            self.loaded.pop(fields["slot"], None)
+            for slot in fields["slots"]:
+                self.loaded.pop(slot, None)
 
     def send(self, lane: int, frame: bytes) -> None:
         view = memoryview(frame)
@@ -106,16 +121,19 @@ class Bench:
 
     def another(self, model: str, limits: batch.Limits = LIMITS) -> revision.Revision:
         """One more revision on the same device."""
-        return revision.Revision(
+        admission = feeder.Limits(batch=limits, max_queue_delay_s=60.0)
+        made = revision.Revision(
             revision.Build(
                 name=f"{model}-1", model=model, files={}, precision="fp32", pooling="mean"
             ),
-            feeder.Limits(batch=limits, max_queue_delay_s=60.0),
+            admission,
             device=self.device,
             metrics=self.metrics,
             clock=self.clock,
             spawn=self._spawn,
         )
+        made.set_limits(admission, ROOM_BYTES)
+        return made
 
     @property
     def process(self) -> FakeWorker:
@@ -130,15 +148,24 @@ class Bench:
         """Makes every worker from now on one of this kind."""
         self._kind = kind
 
-    async def load(self, name: str, digest: str = "d") -> slots.Entry:
-        """Loads an adapter and returns its entry."""
-        await self.revision.load_adapter(name, digest, Path(f"/{digest}"))
-        return self.revision.entries[name]
+    def declare(self, digest: str) -> slots.Content:
+        """Declares an adapter; it is loaded when the loop turns."""
+        return self.revision.adapters.declare(slots.Content(digest, Path(f"/{digest}")))
+
+    async def load(self, digest: str = "d") -> slots.Content:
+        """Declares an adapter and waits until it is in memory."""
+        content = self.declare(digest)
+        await self.revision.adapters.settled()
+        return content
+
+    def slot(self, digest: str) -> int:
+        """Where an adapter lies in the youngest worker's table."""
+        return next(slot for slot, held in self.process.loaded.items() if held == digest)
 
     def call(
         self,
         *tokens: int,
-        entry: slots.Entry | None = None,
+        by: slots.Content | slots.Entry | None = None,
         deadline_s: float = 10.0,
         length: int = 4,
         target: revision.Revision | None = None,
@@ -150,7 +177,7 @@ class Bench:
             for token in tokens
         ]
         coroutine = chosen.run(
-            rows, entry or chosen.base, frames.Task.CLASSIFY, self.clock() + deadline_s
+            rows, by or chosen.base, frames.Task.CLASSIFY, self.clock() + deadline_s
         )
         return asyncio.ensure_future(coroutine)
 

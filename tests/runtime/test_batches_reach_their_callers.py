@@ -165,7 +165,8 @@ async def test_a_predicted_wait_above_the_limit_is_refused_at_once() -> None:
     bench.call(0)
     await fakes.turn()
     bench.process.finish(0)  # a batch takes 1 ms
-    bench.revision.set_limits(feeder.Limits(batch=fakes.LIMITS, max_queue_delay_s=0.0025))
+    tight = feeder.Limits(batch=fakes.LIMITS, max_queue_delay_s=0.0025)
+    bench.revision.set_limits(tight, fakes.ROOM_BYTES)
     for token in range(12):
         bench.call(token)
     await fakes.turn()

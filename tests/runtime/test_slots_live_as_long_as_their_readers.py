@@ -2,52 +2,54 @@
 
 import asyncio
 import gc
-from pathlib import Path
-
-import pytest
 
 from bertd import errors
 from tests.runtime import fakes
 
 
-async def test_a_replaced_adapter_answers_those_who_found_it() -> None:
-    """Rows queued before a replacement run on the old slot, later ones on the new."""
+async def test_a_forgotten_adapter_answers_those_who_run_on_it() -> None:
+    """Rows queued before an adapter was replaced run on its slot, which is free afterwards."""
     bench = await fakes.started()
     busy = bench.call(0)
     await fakes.turn()
-    old = await bench.load("a", "one")
-    old_slot = old.slot
-    before = bench.call(1, entry=old)
+    old = await bench.load("one")
+    old_slot = bench.slot("one")
+    before = bench.call(1, by=old)
     await fakes.turn()
-    new = await bench.load("a", "two")
-    assert new.slot != old_slot
-    after = bench.call(2, entry=new)
-    del old
+    bench.revision.adapters.forget("one")
+    new = await bench.load("two")
+    assert bench.slot("two") != old_slot
+    after = bench.call(2, by=new)
     await fakes.turn()
-    assert bench.process.loaded == {old_slot: "/one", new.slot: "/two"}
+    assert bench.process.loaded == {old_slot: "one", bench.slot("two"): "two"}
     while bench.process.running:
         bench.process.finish(0)
         await fakes.turn()
     await busy
     assert (await before).vectors[0][0, 1] == old_slot
-    assert (await after).vectors[0][0, 1] == new.slot
+    assert (await after).vectors[0][0, 1] == bench.slot("two")
     del before
     gc.collect()
     await fakes.turn()
-    assert bench.process.loaded == {new.slot: "/two"}
+    assert set(bench.process.loaded.values()) == {"two"}
 
 
-async def test_an_unloaded_adapter_stays_for_a_caller_still_tokenising() -> None:
-    """Whoever holds an entry may still run on it after the adapter was removed."""
+async def test_a_forgotten_adapter_is_loaded_for_a_caller_still_tokenising() -> None:
+    """Whoever found an adapter may still run on it after it was removed, and its file stays."""
     bench = await fakes.started()
-    entry = await bench.load("a")
-    bench.revision.unload_adapter("a")
+    content = await bench.load("a")
+    bench.revision.adapters.forget("a")
     await fakes.turn()
-    assert entry.slot in bench.process.loaded
-    call = bench.call(3, entry=entry)
-    await fakes.turn()
+    assert bench.process.loaded == {}
+    assert bench.revision.adapters.held == {"a"}
+    call = bench.call(3, by=content)
+    await fakes.until(lambda: bool(bench.process.running))
     bench.process.finish(0)
-    assert (await call).vectors[0].tolist() == [[3.0, float(entry.slot)]]
+    assert (await call).vectors[0][0, 0] == 3
+    del call, content
+    await fakes.turn()
+    assert bench.process.loaded == {}
+    assert bench.revision.adapters.held == set()
 
 
 async def test_free_slots_are_used_again() -> None:
@@ -55,24 +57,11 @@ async def test_free_slots_are_used_again() -> None:
     bench = await fakes.started()
     slots = set()
     for number in range(50):
-        slots.add((await bench.load("a", str(number))).slot)
-        bench.revision.unload_adapter("a")
+        await bench.load(str(number))
+        slots.add(bench.slot(str(number)))
+        bench.revision.adapters.forget(str(number))
         await fakes.turn()
     assert len(slots) <= 2
-
-
-async def test_a_refused_adapter_leaves_the_old_one() -> None:
-    """When the worker refuses a replacement, the name keeps its adapter and no slot leaks."""
-    bench = await fakes.started()
-    entry = await bench.load("a", "one")
-    bench.process.refuse = errors.BadArtifact("not finite", reason="NotFinite")
-    with pytest.raises(errors.BadArtifact, match="not finite"):
-        await bench.revision.load_adapter("a", "two", Path("/two"))
-    assert bench.revision.entries["a"] is entry
-    bench.process.refuse = None
-    gc.collect()
-    await fakes.turn()
-    assert (await bench.load("b")).slot == entry.slot + 1
 
 
 async def test_a_failed_call_lets_go_of_its_slot() -> None:
@@ -81,13 +70,13 @@ async def test_a_failed_call_lets_go_of_its_slot() -> None:
     Else tables would grow, and revisions close late, whenever calls expire.
     """
     bench = await fakes.started()
-    entry = await bench.load("a")
+    content = await bench.load("a")
     gc.collect()
     gc.disable()
     try:
         busy = bench.call(0)
         await fakes.turn()
-        late, gone = bench.call(1, entry=entry, deadline_s=1), bench.call(2, entry=entry)
+        late, gone = bench.call(1, by=content, deadline_s=1), bench.call(2, by=content)
         await fakes.turn()
         gone.cancel()
         await fakes.turn()
@@ -95,8 +84,8 @@ async def test_a_failed_call_lets_go_of_its_slot() -> None:
         bench.process.finish(0)
         await asyncio.wait((busy, late, gone))
         assert isinstance(late.exception(), errors.Expired)
-        bench.revision.unload_adapter("a")
-        del late, gone, entry
+        bench.revision.adapters.forget("a")
+        del late, gone, content
         await fakes.turn()
         assert bench.process.loaded == {}
     finally:

@@ -32,14 +32,15 @@ async def test_rows_of_a_dead_worker_run_again() -> None:
 async def test_adapters_are_there_again_after_a_restart() -> None:
     """The new worker holds every adapter in the slot that queued rows name."""
     bench = await fakes.started()
-    entry = await bench.load("a")
-    call = bench.call(5, entry=entry)
+    content = await bench.load("a")
+    slot = bench.slot("a")
+    call = bench.call(5, by=content)
     await fakes.turn()
     bench.process.die()
     await fakes.until(lambda: len(bench.workers) == 2 and bool(bench.process.running))
-    assert bench.process.loaded == {entry.slot: "/d"}
+    assert bench.process.loaded == {slot: "a"}
     bench.process.finish(0)
-    assert (await call).vectors[0].tolist() == [[5.0, float(entry.slot)]]
+    assert (await call).vectors[0].tolist() == [[5.0, float(slot)]]
 
 
 async def test_an_input_that_kills_workers_is_found_and_refused() -> None:
@@ -117,7 +118,7 @@ async def test_a_closing_revision_answers_whoever_found_it() -> None:
     await fakes.turn()
     bench.process.finish(0)
     assert (await call).vectors[0][0, 0] == 1
-    late = bench.call(2, entry=base)
+    late = bench.call(2, by=base)
     del base
     await fakes.turn()
     bench.process.finish(0)
@@ -126,7 +127,7 @@ async def test_a_closing_revision_answers_whoever_found_it() -> None:
     await closing
     assert bench.process.lost
     with pytest.raises(errors.NotReady):
-        await bench.call(3, entry=slots.Entry(0, "", None))
+        await bench.call(3, by=slots.Entry(0))
 
 
 async def test_a_worker_that_dies_while_draining_is_replaced() -> None:
@@ -256,7 +257,7 @@ async def test_a_restart_outlives_any_failure_of_its_own() -> None:
         async def control(self, *args: Any, **fields: Any) -> dict[str, Any]:
             if troubles:
                 raise troubles.pop()
-            return {}
+            return await super().control(*args, **fields)
 
     bench.use(Troubled)
     bench.process.die()
@@ -265,21 +266,25 @@ async def test_a_restart_outlives_any_failure_of_its_own() -> None:
 
 
 async def test_one_broken_adapter_does_not_keep_a_restart_down() -> None:
-    """An adapter that cannot be loaded again is dropped; its Model and the others serve on."""
+    """An adapter that cannot be loaded again is reported; its Model and the others serve on."""
     bench = await fakes.started()
-    good = await bench.load("good", "g")
-    await bench.load("bad", "b")
+    await bench.load("good")
+    bad = await bench.load("bad")
+    call = bench.call(1, by=bad)
+    await fakes.turn()
 
     class Picky(fakes.FakeWorker):
-        async def control(self, operation: str, *args: Any, **fields: Any) -> dict[str, Any]:
-            if fields.get("path") == "/b":
-                raise errors.BadArtifact("not finite", reason="NotFinite")
-            return await super().control(operation, *args, **fields)
+        spoilt = frozenset({"bad"})
 
     bench.use(Picky)
     bench.process.die()
     await fakes.until(lambda: bench.revision.serving)
-    assert bench.revision.entries == {"good": good}
+    await bench.revision.adapters.settled()
+    assert set(bench.process.loaded.values()) == {"good"}
+    assert set(bench.revision.adapters.lost) == {"bad"}
+    bench.process.fail(0)
+    with pytest.raises(errors.Bug):
+        await call
 
 
 async def test_a_base_that_the_worker_refuses_never_serves() -> None:

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import dataclasses
+import pathlib
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent import futures
 
@@ -12,8 +14,9 @@ import numpy as np
 import prometheus_client
 
 from bertd import errors, frames, metrics
+from bertd.checkpoint import files
 from bertd.manifest import views
-from bertd.runtime import calls, router
+from bertd.runtime import calls, inline, router, slots
 from bertd.serving import admin, guard, health, inference, server, sockets
 from bertd.tokenization import tokenizer as tokenization
 
@@ -82,6 +85,9 @@ class Route:
     truncate: bool = False
     normalize: bool = False
     dimensions: int = DIMENSIONS
+    base: files.Base | None = None
+    allows_inline: bool = False
+    content: slots.Content | None = None
     work: Callable[[Sequence[tokenization.Encoded], float], Awaitable[None] | None] = (
         lambda rows, deadline_s: None
     )
@@ -111,7 +117,7 @@ class Router:
     def __init__(self, routes: dict[tuple[str, str], Route | Exception]) -> None:
         self.routes = routes
 
-    def find(self, model: str, adapter: str) -> Route:
+    async def search(self, model: str, adapter: str) -> Route:
         found = self.routes.get((model, adapter))
         if found is None:
             raise errors.NotFound(f"no model '{model}/{adapter}'")
@@ -194,13 +200,22 @@ class Daemon:
     control: Control
     health: health.Health
     registry: prometheus_client.CollectorRegistry
+    adapters: pathlib.Path
     data: str
     admin: str
 
+    @property
+    def stored(self) -> list[str]:
+        """The digests of the adapters that calls brought and that still lie there."""
+        return sorted(path.name.partition(".")[0] for path in self.adapters.iterdir())
+
     def count(self, **labels: str) -> float:
         """How many finished calls were counted under these labels."""
-        found = self.registry.get_sample_value("bertd_requests_total", labels)
-        return found or 0.0
+        return self.series("requests_total", **labels)
+
+    def series(self, name: str, **labels: str) -> float:
+        """The value of a series, 0 where it does not exist."""
+        return self.registry.get_sample_value(f"bertd_{name}", labels) or 0.0
 
 
 @contextlib.asynccontextmanager
@@ -214,11 +229,17 @@ async def running(
     """Serves these routes on a free port and on a Unix socket."""
     registry = prometheus_client.CollectorRegistry()
     control, checks = Control(), health.Health()
-    watch = guard.Guard(metrics=metrics.Metrics(registry), **guarding)
-    with futures.ThreadPoolExecutor(1) as executor:
+    counted = metrics.Metrics(registry)
+    watch = guard.Guard(metrics=counted, **guarding)
+    with (
+        futures.ThreadPoolExecutor(1) as executor,
+        tempfile.TemporaryDirectory(prefix="bertd-") as directory,
+    ):
         clock = guarding.get("clock")
         timed = {"clock": clock} if clock else {}
-        infer = inference.Inference(Router(routes), executor=executor, **timed)
+        brought = pathlib.Path(directory, "inline")
+        adapters = inline.Inline(brought, metrics=counted, **timed)
+        infer = inference.Inference(Router(routes), adapters=adapters, executor=executor, **timed)
         data = server.data_server(
             watch, inference=infer, health=checks, is_reflecting=is_reflecting
         )
@@ -233,6 +254,7 @@ async def running(
                 control=control,
                 health=checks,
                 registry=registry,
+                adapters=brought,
                 data=port.address,
                 admin=path.address,
             )

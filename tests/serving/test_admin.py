@@ -1,15 +1,27 @@
 """An operator's calls reach whoever holds the objects, and come back whole."""
 
+import asyncio
 import contextlib
 import json
 
 import grpc.aio
 import pytest
 
+from bertd import errors
+from bertd.manifest import views
+from bertd.reconcile import showing, statuses
 from bertd.serving import admin
+from bertd.store import objects
 from bertd.v1 import admin_pb2 as pb
 from bertd.v1 import admin_pb2_grpc
-from tests.serving import fakes
+from tests.reconcile import observing
+from tests.serving import fakes, watched
+
+
+@pytest.fixture(autouse=True)
+def _control(monkeypatch):
+    """Objects that can be watched."""
+    monkeypatch.setattr(fakes, "Control", watched.Control)
 
 
 @contextlib.asynccontextmanager
@@ -117,6 +129,7 @@ async def test_delete_forgets(socket):
         ("List", pb.ListRequest()),
         ("List", pb.ListRequest(kind="Models")),
         ("List", pb.ListRequest(kind="Model", page_size=-1)),
+        ("List", pb.ListRequest(kind="Model", model="english")),
     ],
 )
 async def test_a_bad_reference_is_refused(socket, method, request_):
@@ -126,3 +139,165 @@ async def test_a_bad_reference_is_refused(socket, method, request_):
     assert error.code().name == "INVALID_ARGUMENT"
     assert "must" in error.details()
     assert control.asked == []
+
+
+async def test_the_adapters_of_one_model_are_a_list(socket):
+    """The Model's name is handed over with the rest."""
+    async with serving(socket) as (stub, control, _):
+        request = pb.ListRequest(kind="Adapter", model="english", page_size=3, page_token="b")
+        reply = await stub.List(request)
+    assert control.asked == [("list of model", "english", 3, "b")]
+    assert [each.ref.name for each in reply.objects] == ["english/a"]
+
+
+async def test_a_page_of_large_objects_is_shorter(socket, monkeypatch):
+    """What does not fit one message comes with the next page; nothing is lost."""
+    monkeypatch.setattr(admin, "LONGEST_PAGE_BYTES", 2_500)
+    async with serving(socket) as (stub, control, _):
+        for name in "abcde":
+            control.objects["Adapter", name] = watched.view(name, x="y" * 1_000)
+        control.objects["Adapter", "c"] = watched.view("c", x="y" * 10_000)
+        pages, token = [], ""
+        while True:
+            page = await stub.List(pb.ListRequest(kind="Adapter", page_token=token))
+            pages.append([each.ref.name for each in page.objects])
+            token = page.next_page_token
+            if not token:
+                break
+    assert pages == [["a", "b"], ["c"], ["d", "e"]]
+
+
+async def test_versions_are_shown(socket):
+    """Digest and time of each."""
+    async with serving(socket) as (stub, control, _):
+        control.objects["Adapter", "a"] = watched.view("a")
+        ref = pb.ObjectRef(kind="Adapter", name="a")
+        got = (await stub.Get(pb.GetRequest(ref=ref))).object.status.versions
+    assert [(each.digest, each.since) for each in got] == [("sha256:d2", "2026-01-02T00:00:00Z")]
+
+
+async def next_of(call) -> tuple[str, list[str]]:
+    """The next message of a watch."""
+    message = await asyncio.wait_for(call.read(), 5)
+    return pb.ChangeType.Name(message.type), [each.ref.name for each in message.objects]
+
+
+async def test_a_watch_tells_changes_as_they_come(socket):
+    """Every type has its word, and the request arrives whole."""
+    async with serving(socket) as (stub, control, _):
+        control.told = [watched.added("a", "b"), views.Change(type="synced")]
+        call = stub.Watch(pb.WatchRequest(kind="Adapter", name="a", page_size=7))
+        assert await next_of(call) == ("CHANGE_TYPE_ADDED", ["a", "b"])
+        assert await next_of(call) == ("CHANGE_TYPE_SYNCED", [])
+        for type_ in ("modified", "deleted"):
+            await control.tell(views.Change(type=type_, objects=(watched.view("a"),)))
+            assert await next_of(call) == (f"CHANGE_TYPE_{type_.upper()}", ["a"])
+        await control.tell(views.Change(type="restarted"))
+        assert await next_of(call) == ("CHANGE_TYPE_RESTARTED", [])
+        call.cancel()
+    assert control.asked == [("watch", "Adapter", "a", 7)]
+
+
+async def test_a_watch_of_everything_needs_no_kind(socket):
+    """And its pages are bounded."""
+    async with serving(socket) as (stub, control, _):
+        control.told = [views.Change(type="synced")]
+        call = stub.Watch(pb.WatchRequest())
+        assert await next_of(call) == ("CHANGE_TYPE_SYNCED", [])
+        call.cancel()
+    assert control.asked == [("watch", None, "", 1000)]
+
+
+async def test_messages_of_a_watch_stay_small(socket, monkeypatch):
+    """A change of many large objects is several messages; one object is never cut."""
+    monkeypatch.setattr(admin, "LONGEST_CHANGE_BYTES", 2_500)
+    sizes = {"a": 1_000, "b": 1_000, "c": 1_000, "d": 10_000, "e": 10}
+    objects = tuple(watched.view(name, x="y" * size) for name, size in sizes.items())
+    async with serving(socket) as (stub, control, _):
+        control.told = [views.Change(type="added", objects=objects)]
+        call = stub.Watch(pb.WatchRequest(kind="Adapter"))
+        got = [(await next_of(call))[1] for _ in range(4)]
+        call.cancel()
+    assert got == [["a", "b"], ["c"], ["d"], ["e"]]
+
+
+def test_messages_of_a_watch_stay_below_one_mebibyte():
+    """Field names and the type included."""
+    assert admin.LONGEST_CHANGE_BYTES < 1024 * 1024
+
+
+async def test_one_watcher_too_many_is_told_when_to_come_back(socket):
+    """UNAVAILABLE with a pushback, as for every refusal of a busy daemon."""
+    async with serving(socket) as (stub, control, _):
+        control.refusal = errors.Overloaded("too many watch", retry_after_s=1.0)
+        error = await fakes.refusal(stub.Watch(pb.WatchRequest()).read())
+    assert error.code().name == "UNAVAILABLE"
+    assert dict(error.trailing_metadata())["grpc-retry-pushback-ms"] == "1000"
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pb.WatchRequest(kind="Pod"),
+        pb.WatchRequest(name="a"),
+        pb.WatchRequest(kind="Model", name="x" * 300),
+        pb.WatchRequest(page_size=-1),
+    ],
+)
+async def test_a_bad_watch_is_refused(socket, request_):
+    """Before anybody is watched."""
+    async with serving(socket) as (stub, control, _):
+        error = await fakes.refusal(stub.Watch(request_).read())
+    assert error.code().name == "INVALID_ARGUMENT"
+    assert control.asked == []
+
+
+async def test_a_caller_that_leaves_is_forgotten(socket):
+    """The watch behind it ends."""
+    async with serving(socket) as (stub, control, _):
+        control.told = [views.Change(type="synced")]
+        call = stub.Watch(pb.WatchRequest())
+        await next_of(call)
+        assert control.watching == 1
+        call.cancel()
+        async with asyncio.timeout(5):
+            while control.watching:
+                await asyncio.sleep(0.01)
+
+
+async def test_a_daemon_that_stops_ends_its_watches(socket):
+    """In order: the stream ends with OK, after what was told before."""
+    async with serving(socket) as (stub, control, _):
+        control.told = [views.Change(type="synced")]
+        call = stub.Watch(pb.WatchRequest())
+        await next_of(call)
+        admin.Admin(control).close()
+        assert await asyncio.wait_for(call.read(), 5) is grpc.aio.EOF
+        assert await call.code() == grpc.StatusCode.OK
+
+
+async def test_a_slow_reader_of_thousands_ends_up_with_what_is_true(socket, tmp_path):
+    """Whatever was coalesced on the way, over a real store and a real connection (issue 3)."""
+    with objects.Objects(tmp_path / "objects.sqlite") as store:
+        shown = statuses.Statuses()
+        shows = showing.Showing(store, shown)
+        many = {f"a{n:04}": observing.found(f"a{n:04}", "d0") for n in range(2_500)}
+        await observing.settle(shown, many)
+        async with serving(socket) as (stub, control, _):
+            control.watch = shows.watch
+            seen: dict[str, str] = {}
+            call = stub.Watch(pb.WatchRequest(kind="Adapter", page_size=100))
+            for turn in range(1, 4):
+                many = {name: observing.found(name, f"d{turn}") for name in list(many)[100:]}
+                await observing.settle(shown, many, f"t{turn}")
+            expected = {f"m/{name}": "sha256:d3" for name in many}
+            async with asyncio.timeout(20):
+                while seen != expected:
+                    message = await call.read()
+                    assert message.ByteSize() < 1024 * 1024
+                    for each in message.objects:
+                        if message.type == pb.CHANGE_TYPE_DELETED:
+                            seen.pop(each.ref.name, None)  # gone before it was told
+                        else:
+                            seen[each.ref.name] = each.status.digest
+            call.cancel()

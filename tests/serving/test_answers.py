@@ -114,6 +114,14 @@ def test_an_unknown_label_is_named_with_the_nearest_one():
         answers.columns(["negative", "positive"], ["posittive"])
 
 
+def test_among_long_lists_no_label_is_suggested():
+    """A slip of the caller never costs the event loop a search; the first labels are named."""
+    names = [f"{number:05}{'x' * 60}" for number in range(5000)]
+    with pytest.raises(errors.NotFound, match=r"the labels are '00000x+', .*, \.\.\.") as caught:
+        answers.columns(names, [names[7] + "y"])
+    assert "did you mean" not in caught.value.hint
+
+
 def test_an_unlike_label_is_answered_with_the_list():
     """Where nothing is near, the labels are listed, not all 100 of them."""
     names = [f"class-{i}" for i in range(100)]

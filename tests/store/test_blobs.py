@@ -1,5 +1,6 @@
 """Blobs: copied once, named by content, untouched by whatever happens to their source."""
 
+import errno
 import hashlib
 import os
 import resource
@@ -206,3 +207,40 @@ def test_only_digests_name_blobs(store: blobs.Blobs, digest: str) -> None:
     """No name but 64 hex digits leads anywhere."""
     with pytest.raises(errors.Bug):
         store.path(digest)
+
+
+def test_small_content_is_kept_under_its_digest(tmp_path):
+    """What is put lies there read-only, once, and may be removed when it turns out broken."""
+    store = blobs.Blobs(tmp_path)
+    digest = hashlib.sha256(b"abc").hexdigest()
+    store.put(b"abc", digest)
+    store.put(b"abc", digest)
+    assert os.listdir(tmp_path) == [digest]
+    assert store.path(digest).read_bytes() == b"abc"
+    assert stat.S_IMODE(store.path(digest).stat().st_mode) == 0o444
+    store.remove(digest)
+    store.remove(digest)
+    assert os.listdir(tmp_path) == []
+
+
+def test_half_a_file_is_put_again(tmp_path):
+    """What a crash of the machine left too short is replaced, not trusted."""
+    store = blobs.Blobs(tmp_path)
+    digest = hashlib.sha256(b"abc").hexdigest()
+    store.path(digest).write_bytes(b"a")
+    store.put(b"abc", digest)
+    assert store.path(digest).read_bytes() == b"abc"
+
+
+def test_a_full_disk_keeps_no_part_of_what_is_put(tmp_path, monkeypatch):
+    """Content that does not fit is refused as Temporary, and nothing of it stays."""
+    store = blobs.Blobs(tmp_path)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(errors.Temporary) as refusal:
+        store.put(b"abc", hashlib.sha256(b"abc").hexdigest())
+    assert refusal.value.reason == "DiskFull"
+    assert os.listdir(tmp_path) == []

@@ -1,7 +1,10 @@
 """The object store: what an apply does, and that nothing is ever half done or silently damaged."""
 
 import concurrent.futures
+import contextlib
+import hashlib
 import itertools
+import json
 import os
 import pathlib
 import signal
@@ -10,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -31,6 +35,11 @@ def wanted(name: str = "english", *, kind: views.Kind = "Model", **changes: Any)
     """An object to apply; `changes` as in `objects.Wanted`."""
     fields: dict[str, Any] = {"labels": {}, "spec": {"maxLength": 1}, **changes}
     return objects.Wanted(kind=kind, name=name, **fields)
+
+
+def adapter(name: str, model: str = "english") -> objects.Wanted:
+    """An Adapter object to apply."""
+    return wanted(name, kind="Adapter", spec={"model": model, "source": f"/{name}"})
 
 
 @pytest.fixture(name="path")
@@ -102,6 +111,44 @@ def test_listing_goes_by_pages(path: pathlib.Path) -> None:
         assert len(store.list("Model", limit=10_000)) == objects.PAGE_LIMIT_OBJECTS
         assert [one.name for one in store.every("Model")] == sorted(names)
         assert list(store.every("Adapter")) == []
+
+
+def test_adapters_are_found_by_their_model(path: pathlib.Path) -> None:
+    """However many others there are, each Model's own come in order of names (issue 3)."""
+    with objects.Objects(path) as store:
+        names = [f"a{number}" for number in range(1_500)]
+        store.apply_many([adapter(name) for name in names])
+        store.apply_many([adapter("b", "german"), wanted("english"), adapter("a7", "german")])
+        kept = sorted({*names} - {"a7"})
+        assert [one.name for one in store.of_model("english")] == kept
+        assert [one.name for one in store.of_model("german")] == ["a7", "b"]
+        assert list(store.of_model("nobody")) == []
+        page = store.list_of_model("german", after="a7", limit=5)
+        assert [one.name for one in page] == ["b"]
+        assert store.models_of_adapters() == {"english", "german"}
+        store.delete("Adapter", "b")
+        assert [one.name for one in store.of_model("german")] == ["a7"]
+
+
+def test_some_objects_are_read_at_once(path: pathlib.Path) -> None:
+    """Names that nothing has are left out, however many are asked."""
+    with objects.Objects(path) as store:
+        store.apply_many([wanted(f"a{number}") for number in range(600)])
+        asked = [f"a{number}" for number in range(1_200)]
+        found = store.some("Model", asked)
+        assert sorted(one.name for one in found) == sorted(asked[:600])
+        assert store.some("Adapter", asked) == ()
+        assert store.some("Model", []) == ()
+
+
+def test_reading_does_not_wait_for_writing(path: pathlib.Path) -> None:
+    """While an apply is being written, others read what was there before it."""
+    with objects.Objects(path) as store:
+        store.apply_many([wanted("a")])
+        with store._transaction():
+            store._apply(wanted("b"), objects._Total("0"))
+            assert [one.name for one in store.list("Model")] == ["a"]
+            assert store.get("Model", "a").generation == 1
 
 
 @pytest.mark.parametrize("verb", ["get", "delete"])
@@ -192,6 +239,8 @@ def damage(path: pathlib.Path, statement: str) -> None:
         ("DELETE FROM root", "objects were lost or added"),
         ("UPDATE root SET sha256 = 'x'", "objects were lost or added"),
         ("INSERT INTO root VALUES ('x')", "objects were lost or added"),
+        ("PRAGMA user_version = 1", "objects were lost or added"),
+        ("PRAGMA user_version = 0", "objects were lost or added"),
     ],
 )
 def test_any_damage_is_noticed(path: pathlib.Path, statement: str, what: str) -> None:
@@ -203,6 +252,98 @@ def test_any_damage_is_noticed(path: pathlib.Path, statement: str, what: str) ->
         objects.Objects(path)
     assert raised.value.reason == "StateCorrupt"
     assert str(path) in str(raised.value)
+
+
+def test_a_damaged_root_is_noticed_by_the_next_change(path: pathlib.Path) -> None:
+    """Without the sum of all digests nothing is written on top; what is stored can be read."""
+    with objects.Objects(path) as store:
+        store.apply_many([wanted("a")])
+        for statement in ("UPDATE root SET sha256 = 'x'", "DELETE FROM root"):
+            damage(path, statement)
+            with pytest.raises(errors.BadArtifact, match="objects were lost or added"):
+                store.apply_many([wanted("b")])
+        assert [one.name for one in store.list("Model")] == ["a"]
+
+
+def test_a_damaged_object_can_be_deleted(path: pathlib.Path) -> None:
+    """What is not what was written can still be forgotten, and the rest starts again."""
+    with objects.Objects(path) as store:
+        store.apply_many([wanted("a"), wanted("b")])
+        damage(path, "UPDATE objects SET spec = '{}' WHERE name = 'b'")
+        store.delete("Model", "b")
+    with objects.Objects(path) as store:
+        assert [one.name for one in store.list("Model")] == ["a"]
+
+
+def test_a_broken_index_is_noticed(path: pathlib.Path) -> None:
+    """An index that lost a row would hide an adapter; the next start says so."""
+    with objects.Objects(path) as store:
+        store.apply_many([adapter("a"), adapter("b")])
+    clean = path.read_bytes()
+    place = clean.rindex(b"englisha")  # in the index; in the table kind and name are neighbours
+    path.write_bytes(clean[:place] + b"englishz" + clean[place + 8 :])
+    with pytest.raises(errors.BadArtifact, match="index") as raised:
+        objects.Objects(path)
+    assert raised.value.reason == "StateCorrupt"
+
+
+FORMAT_1 = """
+CREATE TABLE objects (
+  kind TEXT NOT NULL, name TEXT NOT NULL, generation INTEGER NOT NULL,
+  labels TEXT NOT NULL, spec TEXT NOT NULL, sha256 TEXT NOT NULL, PRIMARY KEY (kind, name)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE root (sha256 TEXT NOT NULL) STRICT;
+PRAGMA user_version = 1;
+"""
+
+
+def write_format_1(path: pathlib.Path, names: Sequence[str]) -> None:
+    """A store as bertd 0.1 left it."""
+    rows = []
+    for name in sorted(names):
+        content = ["Adapter", name, 3, '{"team":"x"}', '{"model":"english"}']
+        rows.append((*content, sha256(content)))
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.executescript(FORMAT_1)
+        database.executemany("INSERT INTO objects VALUES (?, ?, ?, ?, ?, ?)", rows)
+        database.execute("INSERT INTO root VALUES (?)", (sha256([row[-1:] for row in rows]),))
+        database.commit()
+
+
+def sha256(value: Any) -> str:
+    """Of JSON, as the store writes it."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+def test_the_older_format_is_read_and_renewed(path: pathlib.Path) -> None:
+    """What an earlier bertd stored is all there, checked by its own rule, and then by ours."""
+    write_format_1(path, ["a", "b"])
+    expected = {"labels": {"team": "x"}, "spec": {"model": "english"}, "generation": 3}
+    for _ in range(2):
+        with objects.Objects(path) as store:
+            assert list(store.of_model("english")) == [
+                objects.Stored(kind="Adapter", name=name, **expected) for name in ("a", "b")
+            ]
+
+
+def test_an_older_format_that_lost_a_row_is_refused_as_it_is(path: pathlib.Path) -> None:
+    """Damage does not become the truth by being converted."""
+    write_format_1(path, ["a", "b"])
+    damage(path, "DELETE FROM objects WHERE name = 'a'")
+    for _ in range(2):
+        with pytest.raises(errors.BadArtifact, match="objects were lost or added"):
+            objects.Objects(path)
+
+
+def test_a_first_start_that_was_killed_is_started_again(path: pathlib.Path) -> None:
+    """Tables without anything in them are an empty store, whichever were made."""
+    tables = FORMAT_1.split(";")
+    for made in (tables[:1], tables[:2]):
+        path.unlink(missing_ok=True)
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            database.executescript(";".join(made))
+        with objects.Objects(path) as store:
+            store.apply_many([wanted()])
 
 
 def test_damage_while_running_is_noticed(path: pathlib.Path) -> None:
@@ -252,7 +393,7 @@ def test_a_newer_format_is_refused(path: pathlib.Path) -> None:
     with objects.Objects(path):
         pass
     damage(path, f"PRAGMA user_version = {objects.FORMAT + 1}")
-    with pytest.raises(errors.Conflict, match="has format 2, this version of bertd reads up to 1"):
+    with pytest.raises(errors.Conflict, match="has format 3, this version of bertd reads up to 2"):
         objects.Objects(path)
 
 

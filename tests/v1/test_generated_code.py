@@ -27,7 +27,7 @@ def test_regenerating_changes_nothing(tmp_path):
     ("module", "service", "methods"),
     [
         (inference_pb2, "Inference", ["Classify", "Embed", "Tag"]),
-        (admin_pb2, "Admin", ["Apply", "Diff", "Get", "List", "Delete"]),
+        (admin_pb2, "Admin", ["Apply", "Diff", "Get", "List", "Delete", "Watch"]),
     ],
 )
 def test_the_services_are_the_documented_ones(module, service, methods):

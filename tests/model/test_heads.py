@@ -1,0 +1,64 @@
+"""Rows go through their own layers, and layers that share a weight share its product."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from bertd.model import heads
+
+WIDTH = 8
+
+
+def layer(seed: int, weight: np.ndarray | None = None) -> heads.Dense:
+    """A random square layer, or one over a given weight."""
+    rng = np.random.default_rng(seed)
+    bias = rng.standard_normal(WIDTH, np.float32)
+    if weight is None:
+        weight = rng.standard_normal((WIDTH, WIDTH), np.float32)
+    return heads.Dense(weight=weight, bias=bias)
+
+
+@pytest.fixture(name="products")
+def _products(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of each linear product."""
+    seen: list[int] = []
+    linear: Callable[..., torch.Tensor] = torch.nn.functional.linear
+
+    def counting(x: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        seen.append(len(x))
+        return linear(x, *rest)
+
+    monkeypatch.setattr(heads.F, "linear", counting)
+    return seen
+
+
+def test_poolers_over_one_weight_are_one_product(products: list[int]) -> None:
+    """32 adapters' poolers over the base's weight cost one product, each with its own bias."""
+    first = layer(0)
+    layers = [layer(seed, first.weight) for seed in range(32)]
+    x_nD = torch.randn(32, WIDTH)
+    got = heads.through(x_nD, layers, torch.tanh)
+    assert products == [32]
+    for x_D, row, one in zip(x_nD, got, layers, strict=True):
+        torch.testing.assert_close(row, torch.tanh(one(x_D)))
+
+
+def test_rows_without_a_layer_stay_as_they_are(products: list[int]) -> None:
+    """Rows of other weights go through theirs, rows without one pass unchanged."""
+    a, b = layer(1), layer(2)
+    x_nD = torch.randn(5, WIDTH)
+    got = heads.through(x_nD, [a, None, b, a, None], torch.relu)
+    assert sorted(products) == [1, 2]
+    assert torch.equal(got[1], x_nD[1])
+    assert torch.equal(got[4], x_nD[4])
+    for place, one in ((0, a), (2, b), (3, a)):
+        torch.testing.assert_close(got[place], torch.relu(one(x_nD[place])))
+
+
+def test_no_layers_cost_nothing(products: list[int]) -> None:
+    """A batch of linear heads copies nothing."""
+    x_nD = torch.randn(3, WIDTH)
+    assert heads.through(x_nD, [None] * 3, torch.tanh) is x_nD
+    assert products == []
