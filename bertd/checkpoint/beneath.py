@@ -160,11 +160,27 @@ def read_file(path: Path, limit_bytes: int, what: str) -> bytes:
         errors.Temporary: the disk failed.
     """
     try:
-        with open(os.open(path, _FLAGS), "rb") as file:
-            # No more than there is: the reader would first make room for all that it may return.
-            data = file.read(min(limit_bytes, os.fstat(file.fileno()).st_size) + 1)
+        fd = os.open(path, _FLAGS)
     except OSError as error:
         refuse(error, what)
+    try:
+        return read_opened(fd, limit_bytes, what)
+    finally:
+        os.close(fd)
+
+
+def read_opened(fd: int, limit_bytes: int, what: str) -> bytes:
+    """As `read_file`, of an opened file that nobody has read from."""
+    parts: list[bytes] = []
+    try:
+        # No more than there is: the reader would first make room for all that it may return.
+        wanted = min(limit_bytes, os.fstat(fd).st_size) + 1
+        while wanted and (part := os.read(fd, wanted)):
+            parts.append(part)
+            wanted -= len(part)
+    except OSError as error:
+        refuse(error, what)
+    data = b"".join(parts)
     if len(data) > limit_bytes:
         raise errors.BadArtifact(
             f"{what} is over the limit of {limit_bytes} bytes", reason="TooLarge"

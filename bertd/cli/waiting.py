@@ -13,7 +13,7 @@ from bertd.client import admin, failure
 POLL_INTERVAL_S = 0.1
 PAUSE_PER_LOOK = 3.0  # a look at thousands of objects costs the daemon something
 MOST_GETS = 64  # objects that are asked for one by one
-MOST_LINES = 20  # of what blocks
+MOST_LINES = 20  # of what blocks, and of what became ready
 READY = "Ready"
 PROGRESSING = "Progressing"
 DELETED = "delete"
@@ -79,6 +79,7 @@ def until_ready(daemon: admin.AdminClient, written: Sequence[Wanted], *, timeout
             yield from _unready(daemon, one, shown.get((one.kind, one.name)), seen)
 
     _poll(look, timeout_s=timeout_s)
+    seen.finish()
 
 
 class Transitions:
@@ -86,6 +87,7 @@ class Transitions:
 
     def __init__(self) -> None:
         self._shown: dict[tuple[str, str, str], tuple[str, str, str]] = {}
+        self._ready = 0  # objects that became so
 
     def show(self, shown: admin.Object) -> None:
         """Prints, in one line, every condition with another status, reason or message than before.
@@ -96,9 +98,18 @@ class Transitions:
         if not changed:
             return
         telling = next((each for each in changed if each.type == READY), changed[-1])
+        if (telling.type, telling.status) == (READY, "True"):
+            self._ready += 1
+            if self._ready > MOST_LINES:
+                return
         others = [f"{each.type}={each.status}" for each in changed if each is not telling]
         line = " ".join((*others, describe(telling)))
         terminal.note(f"{references.text(shown.kind, shown.name)}: {line}")
+
+    def finish(self) -> None:
+        """Says how many became Ready without a line of their own."""
+        if self._ready > MOST_LINES:
+            terminal.note(f"and {self._ready - MOST_LINES} more: Ready=True")
 
     def _is_news(self, shown: admin.Object, condition: admin.Condition) -> bool:
         place = (shown.kind, shown.name, condition.type)

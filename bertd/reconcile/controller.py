@@ -8,6 +8,7 @@ would notice.
 
 import asyncio
 import contextlib
+import dataclasses
 import datetime
 import functools
 import random
@@ -154,7 +155,9 @@ class Controller:
         finally:
             self._sweeping = None
 
-    async def _resolve(self, declared: desire.Declared) -> desire.Desired:
+    async def _resolve(
+        self, declared: desire.Declared, base: resolving.Base | errors.Error | None = None
+    ) -> desire.Desired:
         """Looks at sources; never while unused blobs are being removed."""
         while self._sweeping is not None:
             await asyncio.wait((self._sweeping,))
@@ -166,6 +169,7 @@ class Controller:
             self._resolver,
             serving.base if serving else None,
             dict(serving.adapters) if serving else None,
+            base,
         )
 
     async def _step(self, model: str, only: set[str] | None) -> None:
@@ -235,12 +239,32 @@ class Controller:
         self.statuses.begin(declared, _now())
         model.names |= declared.names
         self._mend(model)
-        desired = await self._resolve(declared)
+        desired, failure = await self._look_and_start(model, declared)
         self._expect_only(model, desired)
-        await self._execute(model, desired)
+        if failure is not None:
+            model.failures.setdefault("", failure)
+        else:
+            await self._execute(model, desired)
         model.generation = declared.generation
         await self.statuses.settle(desired, model, _now())
         return any(isinstance(error, errors.Temporary) for error in model.failures.values())
+
+    async def _look_and_start(
+        self, model: live.LiveModel, declared: desire.Declared
+    ) -> tuple[desire.Desired, errors.Error | None]:
+        """Looks at all sources; a Model that does not serve yet starts its base meanwhile.
+
+        Returns what was found, and why the base could not be started.
+        """
+        if model.serving is not None:
+            return await self._resolve(declared), None
+        bare = await self._resolve(
+            dataclasses.replace(declared, adapters={}, generations={}, only=frozenset())
+        )
+        failure, desired = await asyncio.gather(
+            self._execute(model, bare), self._resolve(declared, bare.base)
+        )
+        return desired, failure
 
     def _is_settled(self, name: str) -> bool:
         """Whether it is enough to look at some adapters of a Model."""
@@ -277,8 +301,8 @@ class Controller:
             )
         return self._live[name]
 
-    async def _execute(self, model: live.LiveModel, desired: desire.Desired) -> None:
-        """Runs the plan; adds to the Model's failures."""
+    async def _execute(self, model: live.LiveModel, desired: desire.Desired) -> errors.Error | None:
+        """Runs the plan; adds to the Model's failures. Returns what ended the plan early."""
         planned = await asyncio.to_thread(_planned, desired, model.observed())
         _log(model.name, planned)
         for number, operation in enumerate(planned):
@@ -292,8 +316,9 @@ class Controller:
                 model.failures[getattr(operation, "adapter", "")] = error.with_traceback(None)
                 if _ends_plan(operation, error, model):
                     model.failures.setdefault("", error)
-                    break
+                    return error
             self._sweep_wanted |= isinstance(operation, LEAVING)
+        return None
 
     async def _look(self, name: str, adapter: str) -> bool:
         """Looks whether a file of this name has appeared under a glob since the last look."""

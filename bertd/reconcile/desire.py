@@ -94,6 +94,7 @@ def resolve(
     resolver: resolving.Resolver,
     serving: resolving.Base | None,
     known: Mapping[str, Found] | None = None,
+    base: resolving.Base | errors.Error | None = None,
 ) -> Desired:
     """Looks at every source of a Model, or at those of `declared.only`.
 
@@ -103,9 +104,11 @@ def resolve(
         serving: the base that serves now; adapters are held against it while the declared base
             cannot be resolved, and the only one that matters to a look at some adapters.
         known: what was found the last time.
+        base: what the base was found to be just now; None looks.
     """
-    partial = declared.only is not None and serving is not None
-    base = serving if partial and serving else _base(declared.spec.base, resolver)
+    if base is None:
+        is_partial = declared.only is not None and serving is not None
+        base = serving if is_partial and serving else _base(declared.spec.base, resolver)
     against = base if isinstance(base, resolving.Base) else serving or base
     named: dict[str, tuple[Place, Declaration]] = {}
     for name, place, declaration in _all(declared):

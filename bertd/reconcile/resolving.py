@@ -25,7 +25,7 @@ from bertd.tokenization import tokenizer
 REMEMBERED_MAX = 400_000  # files
 # A file that changed so shortly before it was read may change again under the same time stamp.
 YOUNG_NS = 100_000_000
-READERS = 4  # threads: hashing and the disk take turns
+READERS = 2  # threads: hashing and the disk take turns
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
@@ -202,7 +202,7 @@ class Resolver:
 
     def _proved(self, fd: int, source: str, base: checkpoint_files.Base) -> Adapter | errors.Error:
         try:
-            data = beneath.read_file(Path(f"/proc/self/fd/{fd}"), sources.MAX_ADAPTER_BYTES, source)
+            data = beneath.read_opened(fd, sources.MAX_ADAPTER_BYTES, f"'{source}'")
             info = adapter_file.prove(data, base, what=f"'{source}'")
             self._store.put(data, info.digest)
         except errors.Error as error:

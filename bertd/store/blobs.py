@@ -76,30 +76,27 @@ class Blobs:
     def put(self, data: bytes, digest: str) -> None:
         """Keep small content whose sha256 is `digest`, without waiting for the disk.
 
-        After a crash of the machine the file may be broken: whoever reads it must prove its digest,
-        and `remove` it where that fails.
+        Written in place: thousands of these come at once, and a rename would double what each
+        costs. After a crash the file may be short or broken, so whoever reads it must prove its
+        digest, and `remove` it where that fails.
 
         Raises:
             errors.Temporary: reason `DiskFull` or `DiskError`; nothing is kept.
         """
         target = self.path(digest)
-        temporary = ""
         try:
-            with suppress(FileNotFoundError):
-                if os.stat(target).st_size == len(data):
-                    return
-            out, temporary = tempfile.mkstemp(prefix=_INCOMING, dir=self._directory)
-            with open(out, "wb", buffering=0) as file:
-                os.fchmod(out, 0o444)
-                file.write(data)
-            os.replace(temporary, target)
-            temporary = ""
+            fd = self._create(target, len(data))
+            if fd is None:
+                return
+            try:
+                _write(fd, data)
+            except OSError:
+                target.unlink(missing_ok=True)
+                raise
+            finally:
+                os.close(fd)
         except OSError as error:
             _refuse(error)
-        finally:
-            if temporary:
-                with suppress(OSError):
-                    os.unlink(temporary)
 
     def remove(self, digest: str) -> None:
         """Remove a blob that is not what its name says.
@@ -142,6 +139,18 @@ class Blobs:
             _refuse(error)
         return removed
 
+    @staticmethod
+    def _create(target: Path, size: int) -> int | None:
+        """A new file; None where a whole one is there already."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            return os.open(target, flags, 0o444)
+        except FileExistsError:
+            if os.stat(target).st_size == size:
+                return None
+            target.unlink(missing_ok=True)
+            return os.open(target, flags, 0o444)
+
     def _sync(self) -> None:
         fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -160,10 +169,14 @@ def _copy(source: int, target: int, limit_bytes: int) -> str:
                 f"the file is over the limit of {limit_bytes} bytes", reason="TooLarge"
             )
         total.update(chunk)
-        view = memoryview(chunk)
-        while view:
-            view = view[os.write(target, view) :]
+        _write(target, chunk)
     return total.hexdigest()
+
+
+def _write(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
 
 
 def _check(digest: str, expect: str | None) -> None:

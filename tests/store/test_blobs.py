@@ -239,7 +239,7 @@ def test_a_full_disk_keeps_no_part_of_what_is_put(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "replace", full)
+    monkeypatch.setattr(os, "write", full)
     with pytest.raises(errors.Temporary) as refusal:
         store.put(b"abc", hashlib.sha256(b"abc").hexdigest())
     assert refusal.value.reason == "DiskFull"
