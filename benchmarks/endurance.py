@@ -10,23 +10,19 @@ import argparse
 import asyncio
 import itertools
 import os
-import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import bertd
+from benchmarks import daemon
 from bertd.client import admin
 
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart"
-BERTD = Path(sys.executable).with_name("bertd")
 CALLERS = 16
 KILL_EVERY_S = 10.0
 REPLACE_EVERY_S = 1.0
@@ -51,8 +47,9 @@ def main() -> int:
 async def endure(folder: Path, seconds: float) -> int:
     """The whole run; 1 if any call failed."""
     counts: Counter[str] = Counter(answered=0, failed=0)
-    async with daemon(folder) as front:
-        before = vital_signs(front.pid)
+    with daemon.running(folder) as front:
+        daemon.apply(QUICKSTART / "manifest.yaml")
+        before = daemon.vital_signs(front.pid)
         until = time.monotonic() + seconds
         async with bertd.AsyncClient(str(folder / "admin.sock")) as client:
             await asyncio.gather(
@@ -60,7 +57,7 @@ async def endure(folder: Path, seconds: float) -> int:
                 kill(folder, until, counts),
                 replace(folder, until, counts),
             )
-        after = vital_signs(front.pid)
+        after = daemon.vital_signs(front.pid)
     print(
         f"{seconds / 60:g} minutes, {CALLERS} callers: "
         + ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
@@ -68,26 +65,6 @@ async def endure(folder: Path, seconds: float) -> int:
     for name, value in before.items():
         print(f"front {name}: {value} -> {after[name]}")
     return 1 if counts["failed"] else 0
-
-
-@asynccontextmanager
-async def daemon(folder: Path) -> AsyncIterator[subprocess.Popen[bytes]]:
-    """A daemon that serves the quick start."""
-    folder.chmod(0o700)
-    os.environ["BERTD_SERVER"] = str(folder / "admin.sock")
-    with (folder / "log").open("w") as log:
-        command = [str(BERTD), "serve", "--state-dir", str(folder / "state")]
-        command += ["--listen", "127.0.0.1:0", "--metrics", ""]
-        front = subprocess.Popen(command, stderr=log)
-    try:
-        while not re.search("listening", (folder / "log").read_text()):
-            await asyncio.sleep(0.1)
-        apply = [str(BERTD), "apply", str(QUICKSTART / "manifest.yaml"), "--wait"]
-        subprocess.run(apply, check=True)
-        yield front
-    finally:
-        front.send_signal(signal.SIGTERM)
-        front.wait(60)
 
 
 async def call(client: bertd.AsyncClient, until: float, counts: Counter[str], number: int) -> None:
@@ -126,17 +103,6 @@ async def replace(folder: Path, until: float, counts: Counter[str]) -> None:
         with admin.AdminClient(str(folder / "admin.sock")) as owner:
             owner.apply(ADAPTER.format(source=source))
         counts["adapters replaced"] += 1
-
-
-def vital_signs(pid: int) -> dict[str, int]:
-    """Resident memory, threads and descriptors of a process."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    found = dict(re.findall(r"^(VmRSS|Threads):\s+(\d+)", status, re.MULTILINE))
-    return {
-        "resident KiB": int(found["VmRSS"]),
-        "threads": int(found["Threads"]),
-        "descriptors": len(os.listdir(f"/proc/{pid}/fd")),
-    }
 
 
 if __name__ == "__main__":

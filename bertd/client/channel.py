@@ -9,6 +9,8 @@ from bertd import addresses
 
 # Replies may be larger than requests: 1,024 vectors of 4,096 floats and their framing.
 LONGEST_REPLY_BYTES = 64 * 1024 * 1024
+# grpc sends again only what it has kept, by itself 256 KiB: an adapter that a call brings has more.
+LONGEST_REQUEST_BYTES = 4 * 1024 * 1024
 DEFAULT_TIMEOUT_S = 10.0
 KEEPALIVE_MS = 60_000
 KEEPALIVE_TIMEOUT_MS = 20_000
@@ -58,6 +60,7 @@ def options() -> list[tuple[str, str | int]]:
     """Channel arguments of every client."""
     return [
         ("grpc.service_config", SERVICE_CONFIG),
+        ("grpc.per_rpc_retry_buffer_size", LONGEST_REQUEST_BYTES),
         ("grpc.max_receive_message_length", LONGEST_REPLY_BYTES),
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),

@@ -1,5 +1,6 @@
 """What a caller passes, as request messages. Pure."""
 
+import operator
 from collections.abc import Sequence
 
 import numpy as np
@@ -113,7 +114,9 @@ def _input(value: Input, index: int) -> pb.Input:
             pair = pb.TextPair(first=_text(first, index), second=_text(second, index))
             return pb.Input(pair=pair)
     try:
-        return pb.Input(token_ids=pb.TokenIds(ids=[int(each) for each in value]))
+        # Texts can be read as numbers, and bytes are a sequence of them: neither was meant so.
+        ids = [] if isinstance(value, bytes) else [operator.index(each) for each in value]
+        return pb.Input(token_ids=pb.TokenIds(ids=ids))
     except (TypeError, ValueError):
         raise errors.InvalidRequest(
             f"`inputs[{index}]` must be a text, a pair of texts, or 32-bit token ids"

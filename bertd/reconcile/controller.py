@@ -297,6 +297,7 @@ class Controller:
                 name,
                 self._shared,
                 on_state=lambda: self._on_worker(name),
+                on_loaded=lambda: self.poke_some({name: set()}),  # only its details have changed
                 look=functools.partial(self._look, name),
             )
         return self._live[name]

@@ -78,6 +78,7 @@ class LiveModel:
         name: the Model's name.
         shared: what it runs with.
         on_state: called when a worker comes or goes, or lost a file.
+        on_loaded: called when all adapters that have room are in memory.
         look: looks for an adapter that nobody has seen yet; True if it is there now.
 
     `names` are the adapters that are declared: those that do not serve yet are on their way, unless
@@ -85,7 +86,13 @@ class LiveModel:
     """
 
     def __init__(
-        self, name: str, shared: Shared, *, on_state: Callable[[], None], look: Look
+        self,
+        name: str,
+        shared: Shared,
+        *,
+        on_state: Callable[[], None],
+        on_loaded: Callable[[], None],
+        look: Look,
     ) -> None:
         self.name = name
         self.serving: Running | None = None
@@ -94,6 +101,7 @@ class LiveModel:
         self.names: set[str] = set()
         self._shared = shared
         self._on_state = on_state
+        self._on_loaded = on_loaded
         self._look = look
         self._revisions: dict[str, Running] = {}
         self._mended: set[str] = set()  # digests whose stored file was made anew once
@@ -272,6 +280,7 @@ class LiveModel:
                 device=self._shared.device,
                 metrics=self._shared.metrics,
                 on_state=self._on_state,
+                on_loaded=self._on_loaded,
                 spawn=self._shared.spawn,
             ),
             base=base,

@@ -226,6 +226,14 @@ class Feeder:
             self._device.release()
         return len(lost)
 
+    def refuse(self, entry: slots.Entry, error: errors.Error) -> None:
+        """Fails the calls whose rows wait for an adapter that is not in its slot any more."""
+        waiting = self._queue.drain()
+        self._queue.put_back([row for row in waiting if calls.job(row).entry is not entry])
+        for row in waiting:
+            if calls.job(row).entry is entry:
+                calls.job(row).call.fail(error)
+
     def abandon(self, error: errors.Error) -> None:
         """Fails whatever is still queued or running."""
         self.open = False

@@ -66,6 +66,7 @@ class Residency:
         metrics: where hits, loads and evictions are recorded.
         load: puts a group of adapters into their slots; Temporary when there is no worker.
         on_lost: called when a stored file turned out not to be what it was.
+        on_loaded: called when all that has room is in memory.
         clock: monotonic seconds.
     """
 
@@ -77,6 +78,7 @@ class Residency:
         metrics: metrics.Metrics,
         load: Load,
         on_lost: Callable[[], None],
+        on_loaded: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.lost: dict[str, errors.Error] = {}  # digests that cannot be loaded, and why
@@ -85,6 +87,7 @@ class Residency:
         self._metrics = metrics
         self._load = load
         self._on_lost = on_lost
+        self._on_loaded = on_loaded
         self._clock = clock
         self._slot_bytes = 1
         self._limit_bytes = 0
@@ -94,6 +97,7 @@ class Residency:
         self._resident_bytes = 0
         self._inline: OrderedDict[str, _Place] = OrderedDict()
         self._warm: deque[str] = deque()
+        self._is_warming = False
         self._demands: dict[tuple[str, bool], _Demand] = {}
         self._waiters = 0
         self._task: asyncio.Task[None] | None = None
@@ -257,6 +261,7 @@ class Residency:
 
     def _wake(self) -> None:
         idle = self._task is None or self._task.done()
+        self._is_warming |= bool(self._warm)
         if self._open and idle and (self._demands or self._warm):
             self._task = asyncio.get_running_loop().create_task(self._drive())
 
@@ -267,6 +272,9 @@ class Residency:
             except Exception as error:  # whatever it is, nobody may wait for ever
                 if self._open:  # else the next worker loads them
                     self._give_up(group, error)
+        if self._is_warming and not self._warm:
+            self._is_warming = False
+            self._on_loaded()
 
     def _next_group(self) -> list[slots.Content]:
         """What somebody waits for, else what there is room for."""
@@ -301,7 +309,9 @@ class Residency:
         for content, entry in zip(group, entries, strict=True):
             demand = self._demands.pop((content.digest, content.inline), None)
             if error := loaded.failed.get(entry.slot):
-                self._refuse(content, demand, error)
+                refusal = self.lose(entry, error)
+                if demand is not None:
+                    _fail(demand, refusal)
                 continue
             self._keep(entry, loaded.head_bytes.get(entry.slot, 0))
             for waiter in demand.waiters if demand else ():
@@ -338,13 +348,15 @@ class Residency:
         if place is not None:
             self._resident_bytes -= place.size_bytes
 
-    def _refuse(self, content: slots.Content, demand: _Demand | None, error: errors.Error) -> None:
+    def lose(self, entry: slots.Entry, error: errors.Error) -> errors.NotReady:
+        """The file of this entry cannot be loaded; returns what its callers are told."""
+        content = entry.content
+        assert content is not None  # the base's slot is never loaded
         log.error("adapter lost", model=self._model, digest=content.digest, error=str(error))
         if not content.inline:
             self.lost[content.digest] = error
             self._on_lost()
-        if demand is not None:
-            _fail(demand, self._not_now())
+        return self._not_now()
 
     def _give_up(self, group: Sequence[slots.Content], error: Exception) -> None:
         """The worker cannot load now: tells whoever waits; the rest is loaded when asked for."""

@@ -79,7 +79,8 @@ class Revision:
         limits: batching and admission; replaced by `set_limits`.
         device: the dispatcher whose permits it uses.
         metrics: where batches, queues and restarts are recorded.
-        on_state: called after every change of `serving`.
+        on_state: called after every change of `serving`, and when a stored file was lost.
+        on_loaded: called when all adapters that have room are in memory.
         clock: monotonic seconds.
         spawn: starts a worker process with so many lanes.
     """
@@ -92,6 +93,7 @@ class Revision:
         device: dispatcher.Dispatcher,
         metrics: metrics.Metrics,
         on_state: Callable[[], None] = lambda: None,
+        on_loaded: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         spawn: Spawn = worker.Worker.spawn,
     ) -> None:
@@ -109,6 +111,7 @@ class Revision:
             metrics=metrics,
             load=self._load,
             on_lost=on_state,
+            on_loaded=on_loaded,
             clock=clock,
         )
         self._feeder = feeder.Feeder(
@@ -235,10 +238,11 @@ class Revision:
         for start in range(0, len(entries), residency.GROUP_ADAPTERS):
             group = entries[start : start + residency.GROUP_ADAPTERS]
             loaded = await _load(process, group)
-            for slot, error in loaded.failed.items():
-                log.error("adapter lost", revision=self.build.name, slot=slot, error=str(error))
-            good = (entry for entry in group if entry.slot not in loaded.failed)
-            there += [(entry, loaded.head_bytes.get(entry.slot, 0)) for entry in good]
+            for entry in group:
+                if error := loaded.failed.get(entry.slot):
+                    self._feeder.refuse(entry, self.adapters.lose(entry, error))
+                else:
+                    there.append((entry, loaded.head_bytes.get(entry.slot, 0)))
         return there
 
     async def _restart(self) -> None:

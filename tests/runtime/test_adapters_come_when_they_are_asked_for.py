@@ -229,10 +229,11 @@ async def test_a_broken_file_is_told_once_and_hurts_nobody_else() -> None:
 
     bench.use(Spoilt)
     bench.revision.adapters._on_lost = lambda: told.append("lost")
+    bench.revision.adapters._on_loaded = lambda: told.append("loaded")
     await bench.revision.start()
     bad = bench.declare("bad")
     good = await bench.load("good")
-    assert told == ["lost"]
+    assert told == ["lost", "loaded"]
     assert set(bench.revision.adapters.lost) == {"bad"}
     with pytest.raises(errors.NotReady):
         await bench.call(1, by=bad)
