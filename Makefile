@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PROTOS := $(wildcard proto/*/*/*.proto)
 
-.PHONY: install demo test check proto docs bench endurance clean
+.PHONY: install demo test check proto docs bench bench-adapters endurance clean
 
 install: $(STAMP)
 
@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --group torch
-	$(BIN)/python -m pip install --quiet --editable '.[train]' --group dev
+	$(BIN)/python -m pip install --quiet --editable '.[train]' --group dev --group bench
 	$(BIN)/python -m pip install --quiet --no-deps --group demo
 	touch $(STAMP)
 
@@ -39,6 +39,11 @@ docs: install
 
 bench: install
 	$(BIN)/python -m benchmarks.engine
+
+bench-adapters: install
+	$(BIN)/python -m benchmarks.adapters
+	$(BIN)/python -m benchmarks.adapters --base minilm
+	$(BIN)/python -m benchmarks.adapters.fleet
 
 endurance: install
 	$(BIN)/python -m benchmarks.endurance

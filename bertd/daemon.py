@@ -7,6 +7,7 @@ as soon as the listeners are bound; models become ready one by one, and health t
 import asyncio
 import contextlib
 import functools
+import gc
 import logging
 import os
 import signal
@@ -31,6 +32,9 @@ from bertd.store import blobs, history, lock, objects
 log = structlog.get_logger()
 
 STOP_GRACE_S = 5.0
+# Thousands of adapters are a million objects that stay: with Python's own thresholds every resync
+# would look at all of them several times, and no call is answered for that second.
+COLLECTOR_THRESHOLDS = (10_000, 10, 1_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +59,7 @@ def main(options: Options) -> None:
         InvalidRequest, BadArtifact, Temporary: it cannot start as it was told.
     """
     _configure_log(options.log_format)
+    gc.set_threshold(*COLLECTOR_THRESHOLDS)
     uvloop.run(_run(options))
 
 

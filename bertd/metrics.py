@@ -124,7 +124,7 @@ class Metrics:
         self._revision.at(model, revision, precision, digest).set(1)
 
     def adapters(self, *, model: str, declared: int, resident: int, size_bytes: int) -> None:
-        """How many adapters a model serves, how many of them are in memory, and their bytes."""
+        """How many different adapters a model serves, how many are in memory, and their bytes."""
         self._adapters.at(model).set(declared)
         self._resident.at(model).set(resident)
         self._resident_bytes.at(model).set(size_bytes)
@@ -166,8 +166,10 @@ class Metrics:
 
     def forget_adapter(self, model: str, adapter: str) -> None:
         """Removes every series of a deleted adapter and frees its label value."""
-        self._requests.forget(model=model, adapter=adapter)
-        self._labelled_adapters.get(model, set()).discard(adapter)
+        known = self._labelled_adapters.get(model, set())
+        if adapter in known:  # most have no label, and a look at all series is slow
+            known.discard(adapter)
+            self._requests.forget(model=model, adapter=adapter)
 
     def exposition(self) -> bytes:
         """Everything in the Prometheus text format 0.0.4."""
@@ -217,7 +219,9 @@ class Metrics:
         )
 
     def _declare_adapters(self) -> None:
-        self._adapters = self._gauge("adapters", "Adapters that can be asked for.", "model")
+        self._adapters = self._gauge(
+            "adapters", "Different adapters that can be asked for.", "model"
+        )
         self._slot_bytes = self._gauge(
             "adapter_slot_bytes", "Memory of one adapter, its head not counted.", "model"
         )

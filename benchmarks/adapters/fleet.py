@@ -48,7 +48,7 @@ TEXT_WORDS = (4, 18)  # CoLA's sentences, special tokens left out
 
 def main() -> None:
     """Measures one base and writes its results."""
-    options = _options()
+    options = parser().parse_args()
     torch.set_num_threads(1)
     with bases.place(options.base) as source, tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -245,16 +245,17 @@ def _mib(kib: int) -> str:
     return f"{kib / 1024:,.0f} MiB"
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.adapters.fleet")
-    parser.add_argument("--base", choices=bases.NAMES, default="bert-base")
-    parser.add_argument("--adapters", type=int, default=10_000)
-    parser.add_argument("--spare", type=int, default=20, help="files added while it serves")
-    parser.add_argument("--memory", default="12GiB", help="adapterMemory")
-    parser.add_argument("--windows", type=int, default=15)
-    parser.add_argument("--lanes", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    return parser.parse_args()
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(prog="python -m benchmarks.adapters.fleet")
+    made.add_argument("--base", choices=bases.NAMES, default="bert-base")
+    made.add_argument("--adapters", type=int, default=10_000)
+    made.add_argument("--spare", type=int, default=20, help="files added while it serves")
+    made.add_argument("--memory", default="12GiB", help="adapterMemory")
+    made.add_argument("--windows", type=int, default=15)
+    made.add_argument("--lanes", type=int, default=1)
+    made.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    return made
 
 
 if __name__ == "__main__":

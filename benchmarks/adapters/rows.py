@@ -11,10 +11,11 @@ from bertd import frames
 from bertd.engine import session
 
 Lengths = NDArray[np.int32]
+LONG = "16 x 128"
 # The mean and spread of CoLA's sentences, between 6 and 20 tokens; and equal long rows.
 WORKLOADS: dict[str, Callable[[np.random.Generator], Lengths]] = {
     "32 CoLA-length": lambda rng: np.clip(rng.normal(10.3, 3.5, 32), 6, 20).astype(np.int32),
-    "16 x 128": lambda rng: np.full(16, 128, np.int32),
+    LONG: lambda rng: np.full(16, 128, np.int32),
 }
 
 

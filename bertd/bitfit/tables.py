@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,9 @@ MAX_VALUE = 1e9
 TOKEN = "token"
 MULTI_LABEL = "multi_label"
 REGRESSION = "regression"
+
+_NUMBER = re.compile(rf"-?[0-9]{{1,{declared.MAX_LABEL_CHARACTERS}}}")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 Text = str | tuple[str, str]
 
@@ -115,9 +119,9 @@ def label_names(table: Table, given: Sequence[str] = (), *, least: int = 2) -> t
 
     Raises errors.InvalidRequest for fewer than `least`, too many, too long, or one given twice.
     """
-    found = {label for labels in table.labels for label in labels}
-    by_value = all(name.lstrip("-").isdecimal() for name in found)
-    names = tuple(given) or tuple(sorted(found, key=int if by_value else None))
+    found = sorted({label for labels in table.labels for label in labels})
+    by_value = all(map(_NUMBER.fullmatch, found))
+    names = tuple(given) or tuple(sorted(found, key=int) if by_value else found)
     if len(set(names)) != len(names):
         raise errors.InvalidRequest(f"labels must differ from each other, got {', '.join(names)}")
     if not least <= len(names) <= MAX_LABELS:
@@ -320,7 +324,7 @@ def _label(path: Path, record: _Record, columns: Columns, label: object) -> str:
     if not isinstance(label, str) or not label:
         message = f"`{columns.label}` must be a label (text or an integer), found {label!r:.40}"
         raise _fault(path, record.line, message)
-    return label
+    return _unicode(path, record, columns.label, label)
 
 
 def _tagged(path: Path, record: _Record, columns: Columns) -> _Row:
@@ -340,7 +344,7 @@ def _strings(path: Path, record: _Record, column: str) -> tuple[str, ...]:
     if not 1 <= len(found) <= MAX_WORDS:
         message = f"`{column}` must have 1 to {MAX_WORDS} words, found {len(found)}"
         raise _fault(path, record.line, message)
-    return tuple(found)
+    return tuple(_unicode(path, record, column, each) for each in found)
 
 
 def _text(path: Path, record: _Record, column: str) -> str:
@@ -348,7 +352,14 @@ def _text(path: Path, record: _Record, column: str) -> str:
     if not isinstance(value, str):
         found = "nothing" if value is None else f"{value!r:.40}"
         raise _fault(path, record.line, f"`{column}` must be text, found {found}")
-    return value
+    return _unicode(path, record, column, value)
+
+
+def _unicode(path: Path, record: _Record, column: str, text: str) -> str:
+    """JSON can spell half a surrogate pair, which no file and no tokenizer can hold."""
+    if _SURROGATE.search(text):
+        raise _fault(path, record.line, f"`{column}` must be valid Unicode, found {text!r:.40}")
+    return text
 
 
 def _fault(path: Path, line: int, message: str, hint: str = "") -> errors.InvalidRequest:

@@ -38,7 +38,8 @@ def train(config: TrainConfig, *, date: str = "", report: loop.Report | None = N
         report: Called after every step and every epoch.
 
     Raises:
-        errors.InvalidRequest: Something about the data or the config, naming file and line.
+        errors.InvalidRequest: Something about the data or the config, naming file and line. Where
+            it is the evaluation data, the adapter was written.
         errors.BadArtifact: The base model is not usable.
     """
     _check_paths(config)
@@ -62,7 +63,11 @@ def train(config: TrainConfig, *, date: str = "", report: loop.Report | None = N
     offsets = saving.round_to_file(model, start)
     rule, fitted = _fit_rule(model, validate, base.pad, config)
     validation = loop.judge(model, validate, base.pad, rule)
-    evaluation, evaluated = _evaluate(model, validate, base, config, rule)
+    evaluation = evaluated = failure = None
+    try:
+        evaluation, evaluated = _evaluate(model, validate, base, config, rule)
+    except errors.InvalidRequest as error:
+        failure = error  # what was learned must not be lost with it
     record = {
         "data": {"file": table.path.name, "sha256": table.digest, "rows": len(table.labels)},
         "metric": metric,
@@ -76,6 +81,11 @@ def train(config: TrainConfig, *, date: str = "", report: loop.Report | None = N
         "date": date,
     }
     digest = saving.save(config.output, model, offsets, base, names, record, rule)
+    if failure is not None:
+        raise errors.InvalidRequest(
+            f"{failure.message}; {config.output} was written without evaluation",
+            hint="mend the data, and measure the file with `bertd adapter evaluate`",
+        )
     return TrainResult(
         output=config.output,
         digest=digest,
@@ -97,6 +107,11 @@ def _check_paths(config: TrainConfig) -> None:
         raise errors.InvalidRequest(f"{config.evaluation}: no such file")
     if not config.output.parent.is_dir():
         raise errors.InvalidRequest(f"{config.output.parent}: no such directory to write to")
+    if config.output.is_dir():
+        raise errors.InvalidRequest(f"{config.output}: is a directory", hint="name a file in it")
+    read = (config.data, config.evaluation)
+    if any(path is not None and path.resolve() == config.output.resolve() for path in read):
+        raise errors.InvalidRequest(f"{config.output}: is the data, which must stay as it is")
 
 
 def _examples(
@@ -140,6 +155,11 @@ def build(base: bases.Base, learn: rows.Examples, config: TrainConfig) -> classi
         unread = name.startswith("pooler.") and config.reads != "pooler"
         if unread or name in base.key_biases:
             parameter.requires_grad_(False)
+    if config.biases and not freezing.trainable(encoder):
+        raise errors.InvalidRequest(
+            f"no bias of `biases` ({', '.join(config.biases)}) can change an answer",
+            hint="key biases cancel, and the pooler is read by the head input 'pooler' alone",
+        )
     return model
 
 

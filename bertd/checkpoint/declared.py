@@ -104,7 +104,7 @@ def label_names(config: Mapping[str, object], labels: int) -> tuple[str, ...]:
 
 
 def check_labels(names: object, where: str) -> tuple[str, ...]:
-    """Prove a list of label names: distinct, printable, bounded.
+    """Prove a list of label names: distinct and bounded. They may hold what moves a terminal.
 
     Raises:
         errors.BadArtifact: reason `BadLabels`.

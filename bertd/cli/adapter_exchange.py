@@ -141,6 +141,10 @@ def export(*, file: File, base: Base, out: Exported, format_: ToFormat = To.BITI
     adapter_file.write_bytes(out, data)
     for what in records.lost(adapter.info):
         terminal.warn(f"{what} has no place in this format")
+    terminal.note(
+        "this format names no labels and no problem: an import takes them from --labels and "
+        f"--problem {adapter.info.head.problem}"
+    )
     terminal.out(f"wrote {out}")
 
 

@@ -200,12 +200,16 @@ def predict(
         list[str] | None,
         typer.Argument(metavar="TEXT...", help="Texts; without any, each line of stdin is one."),
     ] = None,
+    tags: Annotated[
+        bool, typer.Option("--tags", help="A label for each token, of a head that tags.")
+    ] = False,
     output: Annotated[Answers, typer.Option("--output", "-o", help="Form.")] = Answers.table,
 ) -> None:
-    """Classify texts: print each with its label and probability."""
+    """Classify texts: print each with its label and probability, or a regression's value."""
     from bertd.cli import predict as verb
 
-    verb.predict(target, texts or [], as_json=output is Answers.json)
+    answer = verb.tag if tags else verb.predict
+    answer(target, texts or [], as_json=output is Answers.json)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`bertd predict`: classify texts from the command line or from stdin."""
+"""`bertd predict`: classify or tag texts from the command line or from stdin."""
 
 import itertools
 import json
@@ -13,6 +13,7 @@ from bertd.client import failure, results, sync
 TEXTS_PER_CALL = 64
 TEXT_COLUMNS = 60
 CONNECT_TIMEOUT_S = 0.5
+REGRESSION = "regression"
 
 
 def predict(target: str, texts: Sequence[str], *, as_json: bool) -> None:
@@ -25,20 +26,38 @@ def predict(target: str, texts: Sequence[str], *, as_json: bool) -> None:
         texts: What to classify.
         as_json: Print one JSON object for each text instead of a table.
     """
-    model, _, adapter = target.partition("/")
-    inputs = iter(texts or _lines())
-    rows: list[tuple[str, str, str]] = []
+    header: tuple[str, ...] = ("TEXT", "LABEL", "PROBABILITY")
+    rows: list[tuple[str, ...]] = []
     with sync.Client() as client:
-        _check_answers(client.address)
-        while some := list(itertools.islice(inputs, TEXTS_PER_CALL)):
+        for some in _parts(texts, client):
+            model, _, adapter = target.partition("/")
             reply = client.classify(some, model=model, adapter=adapter)
+            if reply.problem == REGRESSION:
+                header = ("TEXT", "VALUE")
             for text, result in zip(some, reply, strict=True):
                 if as_json:
                     terminal.out(json.dumps(as_dict(text, result, reply), ensure_ascii=False))
                 else:
-                    rows.append(_row(text, result))
+                    rows.append(_row(text, result, reply.problem))
     if rows:
-        terminal.out(table.render(("TEXT", "LABEL", "PROBABILITY"), rows))
+        terminal.out(table.render(header, rows))
+
+
+def tag(target: str, texts: Sequence[str], *, as_json: bool) -> None:
+    """Tags the tokens of texts, as `predict` classifies texts: a line of the table for each."""
+    rows: list[tuple[str, ...]] = []
+    with sync.Client() as client:
+        for some in _parts(texts, client):
+            model, _, adapter = target.partition("/")
+            reply = client.tag(some, model=model, adapter=adapter)
+            for text, tags in zip(some, reply, strict=True):
+                if as_json:
+                    value = {"text": text, "tags": [_tag(each) for each in tags]}
+                    terminal.out(json.dumps(value | _served(reply.served), ensure_ascii=False))
+                else:
+                    rows += [_tag_row(each) for each in tags]
+    if rows:
+        terminal.out(table.render(("TOKEN", "LABEL", "PROBABILITY"), rows))
 
 
 def as_dict(
@@ -52,10 +71,20 @@ def as_dict(
         **several,
         "score": result.score,
         "scores": result.scores,
-        "model": reply.served.model,
-        "adapter": reply.served.adapter,
-        "revision": reply.served.revision,
+        **_served(reply.served),
     }
+
+
+def _served(served: results.Served) -> dict[str, object]:
+    return {"model": served.model, "adapter": served.adapter, "revision": served.revision}
+
+
+def _parts(texts: Sequence[str], client: sync.Client) -> Iterator[list[str]]:
+    """What goes into each call."""
+    inputs = iter(texts or _lines())
+    _check_answers(client.address)
+    while some := list(itertools.islice(inputs, TEXTS_PER_CALL)):
+        yield some
 
 
 def _check_answers(address: str) -> None:
@@ -75,13 +104,31 @@ def _check_answers(address: str) -> None:
         ) from None
 
 
-def _row(text: str, result: results.Classification) -> tuple[str, str, str]:
+def _row(text: str, result: results.Classification, problem: str) -> tuple[str, ...]:
+    shown = table.cut(terminal.visible(text), TEXT_COLUMNS)
+    if problem == REGRESSION:
+        return shown, f"{result.score:.6g}"
     scores = [result.scores.get(label, result.score) for label in result.labels]
     return (
-        table.cut(terminal.visible(text), TEXT_COLUMNS),
-        ", ".join(result.labels),
+        shown,
+        terminal.visible(", ".join(result.labels)),
         ", ".join(f"{score:.3f}" for score in scores or [result.score]),
     )
+
+
+def _tag(tag: results.Tag) -> dict[str, object]:
+    return {
+        "token": tag.token,
+        "start": tag.start,
+        "end": tag.end,
+        "label": tag.label,
+        "score": tag.score,
+    }
+
+
+def _tag_row(tag: results.Tag) -> tuple[str, ...]:
+    cells = (terminal.visible(text) for text in (tag.token, tag.label or ""))
+    return *cells, f"{tag.score:.3f}"
 
 
 def _lines() -> Iterator[str]:

@@ -32,13 +32,14 @@ def get(names: Sequence[str], output: str, *, model: str = "") -> None:
     if output == "json":
         _print_json(pages, alone=are_named)
     elif output == "yaml":
-        for number, page in enumerate(pages):
-            terminal.out(f"---\n{as_yaml(page)}" if number else as_yaml(page))
+        for text in as_yaml(itertools.chain.from_iterable(pages)):
+            terminal.out(text)
     elif output == "name":
         for each in itertools.chain.from_iterable(pages):
             terminal.out(references.text(each.kind, each.name))
     elif not _print_tables(pages, wide=output == "wide"):
-        terminal.note(f"no {references.kind(names[0]).lower()}s are declared")
+        of_model = f" of model '{model}'" if model else ""
+        terminal.note(f"no {references.kind(names[0]).lower()}s{of_model} are declared")
 
 
 def describe(names: Sequence[str]) -> None:
@@ -82,18 +83,21 @@ def as_dict(shown: admin.Object) -> dict[str, object]:
     return {**document, "metadata": metadata, "status": _status(shown.status)}
 
 
-def as_yaml(objects: Sequence[admin.Object]) -> str:
-    """A manifest of the objects; what a Model declares inline is named in a comment instead."""
+def as_yaml(objects: Iterable[admin.Object]) -> Iterator[str]:
+    """A manifest of the objects, a part for each.
+
+    What a Model declares inline is named in a comment instead, which is no document of its own.
+    """
     from bertd.manifest import writing  # noqa: PLC0415 (a table must not wait for pydantic)
 
-    parts = []
+    begin = ""
     for each in objects:
         if "/" in each.name:
             model = each.name.partition("/")[0]
-            parts.append(f"# {each.name} is declared inside model/{model}\n")
+            yield f"# {each.name} is declared inside model/{model}"
         else:
-            parts.append(writing.dump(_document(each)))
-    return "---\n".join(parts).rstrip("\n")
+            yield begin + writing.dump(_document(each)).rstrip("\n")
+            begin = "---\n"
 
 
 def as_description(shown: admin.Object) -> str:

@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -114,13 +115,18 @@ def _input(value: Input, index: int) -> pb.Input:
             pair = pb.TextPair(first=_text(first, index), second=_text(second, index))
             return pb.Input(pair=pair)
     try:
-        # Texts can be read as numbers, and bytes are a sequence of them: neither was meant so.
-        ids = [] if isinstance(value, bytes) else [operator.index(each) for each in value]
-        return pb.Input(token_ids=pb.TokenIds(ids=ids))
+        return pb.Input(token_ids=pb.TokenIds(ids=_ids(value)))
     except (TypeError, ValueError):
         raise errors.InvalidRequest(
             f"`inputs[{index}]` must be a text, a pair of texts, or 32-bit token ids"
         ) from None
+
+
+def _ids(value: Any) -> list[int]:
+    """Whole numbers alone: `int` reads texts too, and bytes are a sequence of numbers."""
+    if isinstance(value, bytes | bytearray):
+        raise TypeError
+    return [operator.index(each) for each in value]
 
 
 def _text(text: str, index: int) -> str:

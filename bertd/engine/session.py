@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertd import errors, frames
-from bertd.adapters import bank
+from bertd.adapters import bank, layout
 from bertd.checkpoint import adapter_file, sources
 from bertd.engine import loading
 from bertd.model import heads
@@ -74,17 +74,19 @@ class Session:
         """Loads adapters many at a time, far faster than one by one, and returns their slots.
 
         Raises:
-            BadArtifact: an adapter is broken or belongs to another base or tokenizer; those before
-                its group of `FOLD_ADAPTERS` are loaded.
-            Temporary: the table is full.
+            BadArtifact: an adapter is broken or belongs to another base or tokenizer; none is kept.
+            Temporary: the table is full; none is kept.
         """
-        loaded = self.base.runner.bank
         slots: list[int] = []
-        for start in range(0, len(adapters), FOLD_ADAPTERS):
-            group = [self._read(source) for source in adapters[start : start + FOLD_ADAPTERS]]
-            for folded in loaded.fold(group):
-                slots.append(self._freed.pop() if self._freed else next(self._unused))
-                loaded.install(slots[-1], folded)
+        try:
+            for start in range(0, len(adapters), FOLD_ADAPTERS):
+                group = [self._read(source) for source in adapters[start : start + FOLD_ADAPTERS]]
+                for folded in self.base.runner.bank.fold(group):
+                    slots.append(self._install(folded))
+        except errors.Error:
+            for slot in slots:
+                self.free_adapter(slot)
+            raise
         return slots
 
     def free_adapter(self, slot: int) -> None:
@@ -99,15 +101,29 @@ class Session:
 
         Raises:
             NotFound: no adapter lies in a slot.
-            InvalidRequest: slot 0 is asked, and the base has no head of its own.
+            InvalidRequest: a slot has no head, or one that tags; the slots do not fit the texts or
+                each other.
         """
         slots = [slot] if isinstance(slot, int) else list(slot)
         rows = slots * len(texts) if isinstance(slot, int) else slots
+        if len(rows) != len(texts):
+            raise errors.InvalidRequest(
+                f"`slot` must be one for all, or one for each of {len(texts)} texts, "
+                f"got {len(rows)}"
+            )
+        if len({len(self._head(each).out.bias) for each in set(rows)}) > 1:
+            raise errors.InvalidRequest(
+                "the slots of one call must have as many labels", hint="use `predict_multiple`"
+            )
         shown = slots[0] if slots else bank.BASE_SLOT
         return self._stacked(self._run(texts, rows, frames.Task.CLASSIFY), shown)
 
     def embed(self, texts: Sequence[Text], slot: int = bank.BASE_SLOT) -> NDArray[np.float32]:
-        """Pooled vectors [N, D], scaled to unit length where the checkpoint declares it."""
+        """Pooled vectors [N, D], scaled to unit length where the checkpoint declares it.
+
+        Raises:
+            NotFound: no adapter lies in `slot`.
+        """
         found = self._run(texts, [slot] * len(texts), frames.Task.EMBED)
         hidden = self.base.description.shape.hidden
         vectors = np.concatenate([np.empty((0, hidden), np.float32), *found])
@@ -120,7 +136,7 @@ class Session:
 
         Raises:
             NotFound: no adapter lies in `slot`.
-            InvalidRequest: slot 0 is asked, and the base has no head of its own.
+            InvalidRequest: `slot` has no head, or one that classifies.
         """
         return self._run(texts, [slot] * len(texts), frames.Task.TAG)
 
@@ -140,7 +156,7 @@ class Session:
         Raises:
             BadArtifact: an adapter is broken or belongs to another base or tokenizer.
             NotFound: no adapter lies in a slot.
-            InvalidRequest: slot 0 is asked, and the base has no head of its own.
+            InvalidRequest: a slot has no head, or one that tags.
         """
         brought = [which for which, _ in requests.values() if not isinstance(which, int)]
         loaded = self.load_adapters(brought)
@@ -171,12 +187,32 @@ class Session:
         labels = len(self._head(slot).out.bias)
         return np.concatenate([np.empty((0, labels), np.float32), *vectors])
 
-    def _head(self, slot: int) -> heads.Head:
+    def _install(self, folded: layout.Folded) -> int:
+        slot = self._freed.pop() if self._freed else next(self._unused)
+        self.base.runner.bank.install(slot, folded)  # fails beyond the table alone
+        return slot
+
+    def _check(self, slot: int, task: frames.Task) -> None:
+        """Refuses what a slot cannot answer."""
+        self._loaded(slot)
+        if task == frames.Task.EMBED:
+            return
+        wanted = "tag" if task == frames.Task.TAG else "classify"
+        right = "tag" if self._head(slot).input == "token" else "classify"
+        if wanted != right:
+            raise errors.InvalidRequest(
+                f"what lies in slot {slot} is for `{right}`, not for `{wanted}`"
+            )
+
+    def _loaded(self, slot: int) -> bank.Loaded:
         if slot not in self.base.runner.bank:
             raise errors.NotFound(
                 f"no adapter lies in slot {slot}", hint="load one with `load_adapter`"
             )
-        head = self.base.runner.bank[slot].head
+        return self.base.runner.bank[slot]
+
+    def _head(self, slot: int) -> heads.Head:
+        head = self._loaded(slot).head
         if head is None:
             raise errors.InvalidRequest(
                 "the base has no head of its own", hint="load an adapter, and name its slot"
@@ -195,9 +231,8 @@ class Session:
     def _run(
         self, texts: Sequence[Text], slots: Sequence[int], task: frames.Task
     ) -> list[NDArray[np.float32]]:
-        if task != frames.Task.EMBED:
-            for slot in set(slots):
-                self._head(slot)
+        for slot in set(slots):
+            self._check(slot, task)
         encoded = self.tokenizer.encode(texts, truncate=True)
         by_length = sorted(range(len(texts)), key=lambda i: len(encoded[i].ids))
         vectors: dict[int, NDArray[np.float32]] = {}

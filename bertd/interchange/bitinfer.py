@@ -46,7 +46,8 @@ def convert(
     """Turn a BitInfer file, or its base64 text, into the bytes of an adapter file.
 
     Takes about a second: the pickle is read in a process of its own. `base` is the checkpoint that
-    the file was made from, as a source or described; `key_prefix` is put before the offsets' names,
+    the file was made from: a source, all of which is read for its digest, or for many files what
+    `records.open_base(source).base` described once. `key_prefix` is put before the offsets' names,
     for files of a bare model without 'bert.'.
 
     Raises:
@@ -128,7 +129,7 @@ def read(
         offsets=offsets,
         head=head,
         origin={"format": "bitinfer", "offsets": len(offsets)},
-        notes=(f"left out {zeros} weights whose offsets are all zero",) if zeros else (),
+        notes=_notes(len(offsets), zeros),
     )
 
 
@@ -213,6 +214,11 @@ def _offsets(
     return offsets, zeros
 
 
+def _notes(offsets: int, zeros: int) -> tuple[str, ...]:
+    notes = [f"left out {zeros} weights whose offsets are all zero"] if zeros else []
+    return (*notes, *(() if offsets else ("no bias is offset: the head is all there is",)))
+
+
 def _unknown(name: str, before: str, known: list[str], what: str) -> errors.BadArtifact:
     hint = families.did_you_mean(name, known)
     if before + name in known:
@@ -224,10 +230,11 @@ def _unknown(name: str, before: str, known: list[str], what: str) -> errors.BadA
 
 def _layout_of(adapter: adapter_file.Adapter, base: files.Base, what: str) -> families.HeadLayout:
     head = adapter.info.head
+    brings_pooler = "pooler.weight" in adapter.head
     for layout in heads.layouts(base).values():
-        if (layout.kind, layout.input) == (head.kind, head.input) and "pooler.weight" not in (
-            adapter.head
-        ):
+        # BitInfer would put a head that reads every token on the pooler, and never tell.
+        is_ours = (layout.kind, layout.input) == (head.kind, head.input) != ("linear", "token")
+        if is_ours and not brings_pooler:
             return layout
     raise refusals.bad(
         what,

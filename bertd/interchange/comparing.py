@@ -50,8 +50,8 @@ def compare(a: Path, b: Path) -> Comparison:
     """Compare two adapter files; offsets that a file leaves out are zero.
 
     Raises:
-        errors.BadArtifact: a file is no adapter, or the two have offsets of different shapes
-            (reason `OtherShape`).
+        errors.BadArtifact: a file is no adapter, holds what is no number (reason `NotFinite`), or
+            the two have offsets of different shapes (reason `OtherShape`).
         errors.Temporary: the disk failed.
     """
     info_a, arrays_a = _read(a)
@@ -81,6 +81,11 @@ def _read(path: Path) -> tuple[adapter_file.AdapterInfo, dict[str, NDArray[np.fl
         name: safetensors.to_float32(data[tensor.start : tensor.end], tensor)
         for name, tensor in header.tensors.items()
     }
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise refusals.bad(
+                path.name, f"has NaN or infinity in {families.quote(name)}", "NotFinite"
+            )
     return info, arrays
 
 

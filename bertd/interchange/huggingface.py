@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertd import errors, families
-from bertd.checkpoint import files, safetensors, sources
+from bertd.checkpoint import adapter_file, beneath, files, safetensors, sources
 from bertd.interchange import records, refusals, tensors, tokenizers
 
 PICKLED: Final = "pytorch_model.bin"
@@ -71,14 +71,22 @@ def _tuned(folder: Path, what: str) -> Iterator[files.Base]:
     ):
         with tempfile.TemporaryDirectory(prefix="bertd-import-") as scratch:
             path = Path(scratch, sources.WEIGHTS)
-            with open(pickled, "rb") as file:
-                found = tensors.unpickled(file.fileno(), f"{PICKLED} of {what}")
-            floats = {n: a for n, a in found.arrays.items() if n not in found.dtypes}
-            path.write_bytes(safetensors.encode(floats, {}))
+            adapter_file.write_bytes(path, _unpickled(pickled, what))
             texts = {name: folder / name for name in _TEXTS if (folder / name).exists()}
             yield files.describe(texts | {sources.WEIGHTS: path})
     else:
         yield records.open_base(str(folder)).base
+
+
+def _unpickled(path: Path, what: str) -> bytes:
+    """The safetensors file of pickled weights; buffers of whole numbers are left out."""
+    try:
+        with open(path, "rb") as file:
+            found = tensors.unpickled(file.fileno(), f"{PICKLED} of {what}")
+    except OSError as error:
+        beneath.refuse(error, f"{PICKLED} of {what}")
+    floats = {name: array for name, array in found.arrays.items() if name not in found.dtypes}
+    return safetensors.encode(floats, {})
 
 
 def _check_shape(tuned: files.Base, base: files.Base, what: str) -> None:

@@ -46,6 +46,8 @@ def convert(
         errors.Temporary: the disk failed.
     """
     what = "standard input" if isinstance(source, bytes) else source.name
+    if isinstance(source, Path):
+        _check_source(source)
     found = detect(source, what) if format_ is Format.AUTO else format_
     if isinstance(source, Path) and source.is_dir() == (found is Format.BITINFER):
         raise errors.InvalidRequest(
@@ -65,12 +67,9 @@ def detect(source: Path | bytes, what: str) -> Format:
 
     Raises:
         errors.InvalidRequest: it is a directory of nothing known.
-        errors.BadArtifact: it does not exist.
     """
     if isinstance(source, bytes) or source.is_file():
         return Format.BITINFER
-    if not source.exists():
-        raise refusals.bad(f"'{source}'", "does not exist", "SourceNotFound")
     if (source / peft.CONFIG).is_file():
         return Format.PEFT
     if (source / "config.json").is_file():
@@ -80,6 +79,18 @@ def detect(source: Path | bytes, what: str) -> Format:
         hint="an import takes a BitInfer file or its text, or the directory of a Hugging Face "
         "model or of a PEFT adapter",
     )
+
+
+def _check_source(source: Path) -> None:
+    if not source.exists():
+        raise refusals.bad(f"'{source}'", "does not exist", "SourceNotFound")
+    if not source.is_file() and not source.is_dir():
+        raise refusals.bad(
+            f"'{source}'",
+            "must be a regular file or a directory",
+            "NotAFile",
+            hint="pipe it in, and name it '-'",
+        )
 
 
 def _read(
@@ -92,6 +103,11 @@ def _read(
     if format_ is not Format.BITINFER and isinstance(source, Path):
         if choices.key_prefix:
             raise errors.InvalidRequest("--key-prefix is for BitInfer's files alone")
+        if choices.head_input and format_ is Format.HUGGINGFACE:
+            raise errors.InvalidRequest(
+                "--head-input is not for a Hugging Face model: its architecture says what its head "
+                "reads"
+            )
         read = peft.read if format_ is Format.PEFT else huggingface.read
         return read(source, opened, choices, what)
     found = _of_bytes(source, what) if isinstance(source, bytes) else _of_file(source, what)

@@ -6,6 +6,7 @@ trained whole (`modules_to_save`), such as the head, carry their own names.
 Source of the method: BEFT, https://arxiv.org/abs/2509.15974; of the format: PEFT 0.21.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -30,8 +31,8 @@ def read(
     """Read a BEFT adapter of this base. A file without a head serves with the base's own.
 
     Raises:
-        errors.BadArtifact: reason `NotBeft`, `UnknownTensor`, `WrongShape`, `MissingHead`,
-            `WrongTokenizer` or as `tensors.unpickled`, naming the tensor.
+        errors.BadArtifact: reason `NotBeft`, `UnknownTensor`, `WrongShape`, `UnsupportedDtype`,
+            `MissingHead`, `WrongTokenizer` or as `tensors.unpickled`, naming the tensor.
         errors.InvalidRequest: label names do not fit.
     """
     base = opened.base
@@ -46,7 +47,7 @@ def read(
         label_names = records.labels(head, choices.label_names, what)
         problem = records.problem(layout, label_names, choices.problem)
     else:
-        layout, head = _base_head(base, what)
+        layout, head = _base_head(base, asked, what)
         label_names = records.labels(head, choices.label_names or base.label_names, what)
         problem = choices.problem or base.problem
     return records.Imported(
@@ -74,25 +75,34 @@ def _check_config(folder: Path, what: str) -> str:
     return str(config.get("task_type"))
 
 
-def _tensors(folder: Path, what: str) -> tensors.Found:
+def _tensors(folder: Path, what: str) -> Mapping[str, NDArray[np.float32]]:
     if (folder / WEIGHTS).exists():
-        return tensors.of_safetensors(folder / WEIGHTS, f"{WEIGHTS} of {what}")
-    try:
-        with open(folder / PICKLED, "rb") as file:
-            return tensors.unpickled(file.fileno(), f"{PICKLED} of {what}")
-    except OSError as error:
-        beneath.refuse(error, f"{WEIGHTS} of {what}")
+        found = tensors.of_safetensors(folder / WEIGHTS, f"{WEIGHTS} of {what}")
+    else:
+        try:
+            with open(folder / PICKLED, "rb") as file:
+                found = tensors.unpickled(file.fileno(), f"{PICKLED} of {what}")
+        except OSError as error:
+            beneath.refuse(error, f"{WEIGHTS} of {what}")
+    for name, dtype in found.dtypes.items():
+        raise refusals.bad(
+            what,
+            f"has {families.quote(name)} with dtype {families.quote(dtype)}; it must be one of "
+            f"{', '.join(safetensors.FLOATS)}",
+            "UnsupportedDtype",
+        )
+    return found.arrays
 
 
 def _sort(
-    found: tensors.Found, base: files.Base, what: str
+    found: Mapping[str, NDArray[np.float32]], base: files.Base, what: str
 ) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]]]:
     """Offsets by canonical name, and what else there is by its name in the model."""
     shapes = families.tensor_shapes(base.shape)
     biases = {theirs: ours for ours, theirs in families.bias_names(base.shape).items()}
     offsets: dict[str, NDArray[np.float32]] = {}
     rest: dict[str, NDArray[np.float32]] = {}
-    for name, array in found.arrays.items():
+    for name, array in found.items():
         plain = name.removeprefix(_WRAPPER)
         if not plain.endswith(_SUFFIX):
             rest[plain] = array
@@ -113,12 +123,16 @@ def _sort(
                 f"{[1, *shapes[ours]]}",
                 "WrongShape",
             )
+        if ours in offsets:
+            raise refusals.bad(
+                what, f"holds {families.quote(name)} under two names", "UnknownTensor"
+            )
         offsets[ours] = array.reshape(shapes[ours])
     return offsets, rest
 
 
 def _base_head(
-    base: files.Base, what: str
+    base: files.Base, asked: str, what: str
 ) -> tuple[families.HeadLayout, dict[str, NDArray[np.float32]]]:
     if base.head is None:
         raise refusals.bad(
@@ -126,6 +140,13 @@ def _base_head(
             "has no head, and neither has the base",
             "MissingHead",
             hint="train it with modules_to_save=['classifier'], or name a base with a head",
+        )
+    if asked not in ("", base.head.input):
+        raise refusals.bad(
+            what,
+            f"has no head, and that of the base reads '{base.head.input}', not '{asked}'",
+            "MissingHead",
+            hint="train it with modules_to_save=['classifier']",
         )
     with safetensors.Weights.open(base.weights) as weights:
         names = base.names

@@ -64,7 +64,8 @@ def _answer() -> bytes:
     except sandbox.Unavailable as error:
         raise Refused("NoSandbox", str(error)) from error
     try:
-        return _convert(torch, safetensors, RESULT_BYTES + RESULT_PER_BYTE * size)
+        value = _load(torch, b"".join(iter(_read, b"")))
+        return convert(torch, safetensors, value, RESULT_BYTES + RESULT_PER_BYTE * size)
     except MemoryError as error:
         raise Refused("TooLarge", "needs more memory than a file of its size may") from error
 
@@ -82,8 +83,13 @@ def _warm_up(torch: Any, safetensors: Any) -> None:
             continue
 
 
-def _convert(torch: Any, safetensors: Any, limit_bytes: int) -> bytes:
-    value = _load(torch, b"".join(iter(_read, b"")))
+def convert(torch: Any, safetensors: Any, value: object, limit_bytes: int) -> bytes:
+    """The safetensors file of the tensors that an archive held; they may take `limit_bytes` in all.
+
+    Raises:
+        Refused: the value holds anything else.
+        MemoryError: there is not enough memory for it.
+    """
     arrays: dict[str, Any] = {}
     dtypes: dict[str, str] = {}
     for name, tensor in _leaves(torch, value):
@@ -92,9 +98,9 @@ def _convert(torch: Any, safetensors: Any, limit_bytes: int) -> bytes:
             raise Refused("TooLarge", f"holds more than a file of its size may, at '{name}'")
         if not tensor.dtype.is_floating_point:
             dtypes[name] = str(tensor.dtype).removeprefix("torch.")
-        arrays[name] = tensor.detach().to(torch.float32).contiguous().numpy()
-    data: bytes = safetensors.encode(arrays, {DTYPES: json.dumps(dtypes)})
-    return data
+        arrays[name] = _array(torch, name, tensor)
+    encoded: bytes = safetensors.encode(arrays, {DTYPES: json.dumps(dtypes)})
+    return encoded
 
 
 def _read() -> bytes:
@@ -120,6 +126,15 @@ def _refusal(error: Exception) -> Exception:
     return Refused("BadPickle", f"is no archive of tensors: {line}")
 
 
+def _array(torch: Any, name: str, tensor: Any) -> Any:
+    try:
+        return tensor.detach().to(torch.float32).contiguous().numpy()
+    except Exception as error:  # there are more kinds of tensors than one can list
+        if isinstance(error, MemoryError) or "alloc" in str(error):
+            raise MemoryError from error
+        raise Refused("NotTensors", f"holds '{name}', which is no plain tensor") from error
+
+
 def _leaves(torch: Any, value: Any) -> Iterator[tuple[str, Any]]:
     if not isinstance(value, Mapping):
         raise Refused("NotTensors", f"must hold a mapping, not {type(value).__name__}")
@@ -135,6 +150,8 @@ def _leaf(torch: Any, keys: tuple[Any, ...], leaf: Any) -> tuple[str, Any]:
     name = "/".join(map(str, keys))
     if not all(isinstance(key, str) and key.isprintable() for key in keys) or not name:
         raise Refused("NotTensors", "has a key that is no printable text")
+    if name.count("/") >= len(keys):  # else two keys of the file could become one name
+        raise Refused("NotTensors", f"has a key with a '/': '{name}'")
     if len(name) > MAX_NAME_CHARACTERS:
         raise Refused("NotTensors", f"has a key of more than {MAX_NAME_CHARACTERS} characters")
     if type(leaf) not in (torch.Tensor, torch.nn.Parameter):

@@ -2,7 +2,8 @@
 
 Heads belong to adapters, so one batch may need many, with different label counts. Rows are pooled
 together, run through their heads' dense parts, one product per distinct weight, and the last
-products are batched per label count. Heads compute in fp32 whatever the encoder's precision, from
+products are batched per label count, unless heads are so large that laying them side by side would
+cost more than it saves. Heads compute in fp32 whatever the encoder's precision, from
 numpy arrays: there may be very many, and views of those are cheap to make for a batch.
 
 Shapes: B rows of the batch, n rows of one call here, T tokens, D hidden width, C labels.
@@ -24,6 +25,7 @@ DENSE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "dense-gelu": F.gelu,
     "dense-relu": F.relu,
 }
+STACKED_MAX_VALUES = 1 << 20  # of the last weights of a batch, copied side by side: 4 MiB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +114,7 @@ def through(
 
 
 def _sequence_logits(x_nD: torch.Tensor, heads: Sequence[Head]) -> list[torch.Tensor]:
-    """One product per label count, whatever the number of different heads."""
+    """One product per label count for any number of different heads, unless they are large."""
     x_nD = through(x_nD, [head.pooler for head in heads], torch.tanh)
     for kind, activation in DENSE.items():
         x_nD = through(x_nD, [h.dense if h.kind == kind else None for h in heads], activation)
@@ -121,12 +123,30 @@ def _sequence_logits(x_nD: torch.Tensor, heads: Sequence[Head]) -> list[torch.Te
     for place, head in enumerate(heads):
         by_labels[len(head.out.bias)].append(place)
     for places in by_labels.values():
-        w_nCD = torch.from_numpy(np.stack([heads[p].out.weight for p in places]))
-        b_nC = torch.from_numpy(np.stack([heads[p].out.bias for p in places]))
-        logits_nC = torch.baddbmm(b_nC.unsqueeze(2), w_nCD, x_nD[places].unsqueeze(2)).squeeze(2)
-        for place, row in zip(places, logits_nC, strict=True):
+        layers = [heads[place].out for place in places]
+        for place, row in zip(places, _last(x_nD[places], layers), strict=True):
             results[place] = row
     return results
+
+
+def _last(x_nD: torch.Tensor, layers: Sequence[Dense]) -> torch.Tensor:
+    """Each row through its own last layer, all of equal shape: [n, C]."""
+    if len(layers) * layers[0].weight.size > STACKED_MAX_VALUES:
+        return _one_by_one(x_nD, layers)
+    w_nCD = torch.from_numpy(np.stack([layer.weight for layer in layers]))
+    b_nC = torch.from_numpy(np.stack([layer.bias for layer in layers]))
+    return torch.baddbmm(b_nC.unsqueeze(2), w_nCD, x_nD.unsqueeze(2)).squeeze(2)
+
+
+def _one_by_one(x_nD: torch.Tensor, layers: Sequence[Dense]) -> torch.Tensor:
+    """As `_last`, a product for each layer, which copies no weight."""
+    by_layer: dict[int, list[int]] = defaultdict(list)
+    for place, layer in enumerate(layers):
+        by_layer[id(layer)].append(place)
+    logits_nC = x_nD.new_empty(len(layers), len(layers[0].bias))
+    for places in by_layer.values():
+        logits_nC[places] = layers[places[0]](x_nD[places])
+    return logits_nC
 
 
 def _tag(

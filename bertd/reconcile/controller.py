@@ -32,6 +32,7 @@ LOOK_S = 5.0
 LOOKS_MAX = 16  # searches for adapters that nobody has seen yet, at once
 LOOK_AGAIN_S = 1.0  # not before, for a name that was not there
 LOOKED_MAX = 1024  # such names that are remembered
+SWEEP_AGAIN_S = 30.0  # not before: it looks at every stored file
 LOGGED_MAX = 16  # operations of one kind in one plan that get a line each
 
 # Operations after which files in the blob store may be of no use any more.
@@ -84,7 +85,8 @@ class Controller:
         self._previews = 0
         self._sweep_wanted = False
         self._sweeping: asyncio.Task[None] | None = None
-        self._looks = 0
+        self._sweep_from_s = 0.0
+        self._looks: dict[tuple[str, str], asyncio.Task[bool]] = {}
         self._looked: dict[tuple[str, str], float] = {}  # when a name was not there
 
     # Life.
@@ -99,7 +101,7 @@ class Controller:
             self._closing = True
             for retry in self._retries.values():
                 retry.cancel()
-            tasks = [resync, *self._tasks.values()]
+            tasks = [resync, *self._tasks.values(), *self._looks.values()]
             tasks += [self._sweeping] if self._sweeping else []
             for task in tasks:
                 task.cancel()
@@ -137,8 +139,15 @@ class Controller:
         self._sweep()
 
     def _sweep(self) -> None:
-        """Removes unused blobs, but only while nobody resolves: new ones are not in use yet."""
-        if self._sweep_wanted and not self._tasks and not self._previews and not self._sweeping:
+        """Removes unused blobs, but only while nobody resolves: new ones are not in use yet.
+
+        What is too early now is done after a later reconcile, such as the next resync.
+        """
+        if not self._sweep_wanted or self._tasks or self._previews or self._sweeping:
+            return
+        now_s = asyncio.get_running_loop().time()
+        if now_s >= self._sweep_from_s:
+            self._sweep_from_s = now_s + SWEEP_AGAIN_S
             self._sweep_wanted = False
             self._sweeping = asyncio.create_task(self._sweep_now())
 
@@ -168,7 +177,7 @@ class Controller:
             declared,
             self._resolver,
             serving.base if serving else None,
-            dict(serving.adapters) if serving else None,
+            serving.adapters if serving else None,  # only asked for names, which a thread may do
             base,
         )
 
@@ -191,6 +200,8 @@ class Controller:
             if only is None:
                 self._failures.pop(model, None)
             return
+        if model in self._retries:
+            return  # a look at some adapters is no retry
         self._failures[model] = self._failures.get(model, 0) + 1
         delay_s = retry_delay_s(self._failures[model], self._jitter())
         later = asyncio.get_running_loop().call_later(delay_s, self.poke, model)
@@ -238,7 +249,7 @@ class Controller:
             return True  # it went at this moment
         self.statuses.begin(declared, _now())
         model.names |= declared.names
-        self._mend(model)
+        await self._mend(model)
         desired, failure = await self._look_and_start(model, declared)
         self._expect_only(model, desired)
         if failure is not None:
@@ -267,29 +278,33 @@ class Controller:
         return desired, failure
 
     def _is_settled(self, name: str) -> bool:
-        """Whether it is enough to look at some adapters of a Model."""
+        """Whether it is enough to look at some adapters of a Model.
+
+        Not while another revision is due: it would be given these adapters and no others.
+        """
         model = self._live.get(name)
-        return model is not None and model.serving is not None
+        return model is not None and model.serving is not None and "" not in model.failures
 
     def _expect_only(self, model: live.LiveModel, desired: desire.Desired) -> None:
         """Which names are declared, and why some cannot serve, according to this look."""
-        if desired.only is not None:
-            gone = desired.only - desired.adapters.keys()
-            kept = {n: e for n, e in model.failures.items() if n not in desired.only}
-            model.names = (model.names - gone) | desired.adapters.keys()
-            model.failures = kept | desired.failures
-            return
         # What was applied meanwhile stays expected: the next reconcile will see it.
-        expected = model.names if model.name in self._dirty else set()
-        model.names, model.failures = expected | desired.adapters.keys(), desired.failures
+        soon = self._dirty.get(model.name, set())
+        expected = model.names if soon is None else soon & model.names
+        if desired.only is None:
+            model.names, model.failures = expected | desired.adapters.keys(), desired.failures
+            return
+        model.names -= desired.only - expected
+        model.names |= desired.adapters.keys()
+        kept = {n: e for n, e in model.failures.items() if n not in desired.only}
+        model.failures = kept | desired.failures
 
-    def _mend(self, model: live.LiveModel) -> None:
+    async def _mend(self, model: live.LiveModel) -> None:
         """Stored files that are not what they were are made anew from their sources."""
-        for digest in model.drop_lost():
+        if lost := model.drop_lost():
             try:
-                self._resolver.forget(digest)
+                await asyncio.to_thread(self._resolver.forget, lost)
             except errors.Temporary as error:
-                log.error("broken file stays", digest=digest, error=str(error))
+                log.error("broken files stay", files=len(lost), error=str(error))
 
     def _model(self, name: str) -> live.LiveModel:
         if name not in self._live:
@@ -304,7 +319,7 @@ class Controller:
 
     async def _execute(self, model: live.LiveModel, desired: desire.Desired) -> errors.Error | None:
         """Runs the plan; adds to the Model's failures. Returns what ended the plan early."""
-        planned = await asyncio.to_thread(_planned, desired, model.observed())
+        planned = await asyncio.to_thread(_planned, desired, model.observed(desired.only))
         _log(model.name, planned)
         for number, operation in enumerate(planned):
             if number % BETWEEN_TURNS == 0:
@@ -322,23 +337,32 @@ class Controller:
         return None
 
     async def _look(self, name: str, adapter: str) -> bool:
-        """Looks whether a file of this name has appeared under a glob since the last look."""
+        """Looks whether a file of this name has appeared under a glob since the last look.
+
+        All who ask for one name meanwhile wait for one look.
+        """
         key, now_s = (name, adapter), asyncio.get_running_loop().time()
-        if now_s - self._looked.get(key, -LOOK_AGAIN_S) < LOOK_AGAIN_S or self._looks >= LOOKS_MAX:
-            return False
-        self._looks += 1
-        try:
-            declared = await asyncio.to_thread(self._declarations.read, name, frozenset())
-            if declared is None or not await asyncio.to_thread(
-                desire.could_appear, declared, adapter
-            ):
-                self._not_there(key, now_s)
+        if key not in self._looks:
+            if now_s - self._looked.get(key, -LOOK_AGAIN_S) < LOOK_AGAIN_S:
                 return False
-            self.poke_some({name: {adapter}})
-            await asyncio.wait((self._tasks[name],), timeout=LOOK_S)
-            return True
-        finally:
-            self._looks -= 1
+            if len(self._looks) >= LOOKS_MAX:
+                return False
+            look = self._looks[key] = asyncio.create_task(self._look_now(key, now_s))
+            look.add_done_callback(lambda _: self._looks.pop(key))
+        return await asyncio.shield(self._looks[key])
+
+    async def _look_now(self, key: tuple[str, str], now_s: float) -> bool:
+        name, adapter = key
+        declared = await asyncio.to_thread(self._declarations.read, name, frozenset())
+        if declared is None or not await asyncio.to_thread(
+            desire.could_appear, declared.globs, adapter
+        ):
+            self._not_there(key, now_s)
+            return False
+        self.poke_some({name: {adapter}})
+        if task := self._tasks.get(name):  # none while the daemon stops
+            await asyncio.wait((task,), timeout=LOOK_S)
+        return True
 
     def _not_there(self, key: tuple[str, str], now_s: float) -> None:
         if len(self._looked) >= LOOKED_MAX:

@@ -43,8 +43,8 @@ class Declarations:
             name=name,
             generation=stored.generation,
             spec=declared,
-            adapters={each.name: self._adapters[name][each.name][1] for each in adapters},
-            generations={each.name: each.generation for each in adapters},
+            adapters={each.name: read for each, read in adapters},
+            generations={each.name: each.generation for each, _ in adapters},
             only=only,
         )
 
@@ -60,16 +60,23 @@ class Declarations:
         """The Adapter objects that name a Model, which need not exist."""
         return tuple(self._store.of_model(model))
 
-    def _of_model(self, model: str, only: frozenset[str] | None) -> Sequence[objects.Stored]:
+    def _of_model(
+        self, model: str, only: frozenset[str] | None
+    ) -> Sequence[tuple[objects.Stored, spec.AdapterSpec]]:
+        """What is remembered may be less than what was read: two threads may read one Model."""
         known = self._adapters.setdefault(model, {})
         if only is None:
             found = tuple(self._store.of_model(model))
         else:
             some = self._store.some("Adapter", sorted(only))
             found = tuple(each for each in some if each.spec["model"] == model)
-        read = {each.name: (each.spec, _kept(known.get(each.name), each)) for each in found}
-        self._adapters[model] = read if only is None else known | read
-        return found
+        read = [(each, _kept(known.get(each.name), each)) for each in found]
+        now = {each.name: (each.spec, declared) for each, declared in read}
+        if only is None:
+            self._adapters[model] = now
+        else:
+            known.update(now)
+        return read
 
 
 def _kept(known: tuple[Raw, spec.AdapterSpec] | None, stored: objects.Stored) -> spec.AdapterSpec:

@@ -128,9 +128,9 @@ def resolve(
     return Desired(declared=declared, base=base, adapters=found, sources=places, only=declared.only)
 
 
-def could_appear(declared: Declared, name: str) -> bool:
+def could_appear(globs: Sequence[specs.InlineAdapter], name: str) -> bool:
     """Whether a file is there that a glob names so, though nobody has looked at it yet."""
-    paths = [sources.matches(each.source, name + SUFFIX) for each in declared.globs]
+    paths = [_path(each, name) for each in globs]
     return any(path is not None and os.path.exists(path) for path in paths)
 
 
@@ -206,10 +206,15 @@ def _appeared(
     inline: specs.InlineAdapter, only: Collection[str]
 ) -> Iterator[tuple[str, Place, Declaration]]:
     for name in only:
-        path = sources.matches(inline.source, name + SUFFIX)
+        path = _path(inline, name)
         signature = sources.signature(path) if path else None
         if path is not None and signature is not None:
             yield name, sources.Listed(path, signature), inline
+
+
+def _path(glob: specs.InlineAdapter, name: str) -> str | None:
+    """Where a glob would find an adapter of this name: in its own folder, or nowhere."""
+    return None if "/" in name else sources.matches(glob.source, name + SUFFIX)
 
 
 def _picture(name: str, found: Found | errors.Error) -> state.DesiredAdapter:

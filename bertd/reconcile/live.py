@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,7 +82,7 @@ class LiveModel:
         look: looks for an adapter that nobody has seen yet; True if it is there now.
 
     `names` are the adapters that are declared: those that do not serve yet are on their way, unless
-    `failures` says why not ("" is the Model itself).
+    `failures` says why not ("" is the Model itself). Once `generation` is set, others are unknown.
     """
 
     def __init__(
@@ -110,15 +110,15 @@ class LiveModel:
 
     @property
     def is_up(self) -> bool:
-        """Whether calls are answered right now."""
-        return self.serving is not None and self.serving.revision.serving
+        """Whether calls of whatever is declared are answered right now."""
+        return self.serving is not None and self.serving.revision.serving and bool(self.generation)
 
     def is_replacing(self, revision: str) -> bool:
         """Whether another revision serves while this one is being filled."""
         return self.serving is not None and self.serving is not self._revisions.get(revision)
 
-    def observed(self) -> list[state.ObservedModel]:
-        """What exists, for the plan."""
+    def observed(self, only: Collection[str] | None = None) -> list[state.ObservedModel]:
+        """What exists, for the plan; of adapters, only these."""
         return [
             state.ObservedModel(
                 name=self.name,
@@ -126,7 +126,11 @@ class LiveModel:
                 reload_key=running.key,
                 limits=running.limits,
                 serving=running is self.serving,
-                adapters={name: found.held for name, found in running.adapters.items()},
+                adapters={
+                    adapter: running.adapters[adapter].held
+                    for adapter in (running.adapters if only is None else only)
+                    if adapter in running.adapters
+                },
                 reload_inputs=running.inputs,
             )
             for name, running in self._revisions.items()
@@ -174,7 +178,7 @@ class LiveModel:
     def refusal(self, adapter: str) -> errors.Error | None:
         """Why nobody answers for a name; of names not declared that is known once others serve."""
         if adapter and adapter not in self.names:
-            return None if self.serving else self.refusal("")
+            return None if self.serving and self.generation else self.refusal("")
         what = f"adapter {self.name}/{adapter}" if adapter else f"model {self.name}"
         if error := self.failures.get(adapter):
             return _for_callers(what, error)
@@ -230,6 +234,8 @@ class LiveModel:
         mend: set[str] = set()
         for running in self._revisions.values():
             lost = dict(running.revision.adapters.lost)
+            if not lost:
+                continue
             for adapter in [n for n, c in running.contents.items() if c.digest in lost]:
                 running.drop(adapter)
             running.revision.adapters.lost.clear()

@@ -7,7 +7,7 @@ functions here block on the disk; the controller runs them in a thread.
 
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,19 +169,25 @@ class Resolver:
         """Where the blob of this digest lies."""
         return self._store.path(digest)
 
-    def forget(self, digest: str) -> None:
-        """The blob of an adapter is not what its name says: removes it, so that it is made anew."""
-        self._store.remove(digest)
-        self._adapters = {k: v for k, v in self._adapters.items() if _digest(v.found) != digest}
+    def forget(self, digests: Collection[str]) -> None:
+        """These blobs of adapters are not what their names say: removed, to be made anew.
+
+        Raises:
+            Temporary: the disk failed; some stay.
+        """
+        self._forget_files(lambda digest: digest in digests)
+        for digest in digests:
+            self._store.remove(digest)
 
     def sweep(self, keep: Collection[str]) -> int:
         """Removes every blob that nothing live needs; returns how many."""
-        self._adapters = {
-            source: seen
-            for source, seen in self._adapters.items()
-            if (digest := _digest(seen.found)) is None or digest in keep
-        }
+        self._forget_files(lambda digest: digest not in keep)
         return self._store.sweep(keep)
+
+    def _forget_files(self, is_gone: Callable[[str], bool]) -> None:
+        for source, seen in self._adapters.copy().items():  # other threads go on adding to it
+            if isinstance(seen.found, Adapter) and is_gone(seen.found.digest):
+                self._adapters.pop(source, None)
 
     def _read(self, source: str, base: checkpoint_files.Base) -> Adapter | errors.Error:
         try:
@@ -189,15 +195,14 @@ class Resolver:
         except errors.Error as error:
             return error.with_traceback(None)
         try:
-            signature = sources.signature(fd)
+            signature, now_ns = sources.signature(fd), time.time_ns()
             found = self._proved(fd, source, base)
         finally:
             os.close(fd)
-        if signature is not None and not isinstance(found, errors.Temporary):
-            is_old = time.time_ns() - signature[-1] > YOUNG_NS
-            if is_old and isinstance(found, Adapter | errors.BadArtifact):
-                key = (base.digest, base.tokenizer_digest)
-                self._remember(self._adapters, source, _Seen(signature, key, found))
+        is_old = signature is not None and now_ns - signature[-1] > YOUNG_NS
+        if signature and is_old and isinstance(found, Adapter | errors.BadArtifact):
+            key = (base.digest, base.tokenizer_digest)
+            self._remember(self._adapters, source, _Seen(signature, key, found))
         return found
 
     def _proved(self, fd: int, source: str, base: checkpoint_files.Base) -> Adapter | errors.Error:
@@ -238,7 +243,3 @@ class Resolver:
         if len(memory) >= REMEMBERED_MAX:
             memory.clear()
         memory[key] = value
-
-
-def _digest(found: Adapter | errors.Error) -> str | None:
-    return found.digest if isinstance(found, Adapter) else None

@@ -21,10 +21,11 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent import futures
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from bertd import errors, metrics
 from bertd.checkpoint import adapter_file, files
@@ -45,6 +46,7 @@ PROVED_AT_ONCE_MAX = 2
 PROOFS_MAX = 64
 FULL_RETRY_S = 0.1
 FIELD = "`adapter_bytes`"
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +95,8 @@ class Inline:
         self._kept_bytes = 0
         self._proofs: dict[_Key, asyncio.Task[_Kept | errors.Error]] = {}
         self._proving = asyncio.Semaphore(PROVED_AT_ONCE_MAX)
+        # Threads of our own: those of the loop may all wait for a download. One is left to hash.
+        self._threads = futures.ThreadPoolExecutor(PROVED_AT_ONCE_MAX + 1, "inline")
         self._serial = itertools.count()
         _empty(directory)
 
@@ -129,10 +133,10 @@ class Inline:
 
     async def _find(self, base_route: router.Route, data: bytes, caller: str) -> tuple[str, _Kept]:
         _check(base_route, data)
-        digest = await _digest(data)
+        digest = await self._digest(data)
         # Nothing waits between the look and the start of a proof: one proof for all who ask.
         base = base_route.base
-        if (kept := self._kept.get(digest)) is not None:
+        if (kept := self._find_kept(digest)) is not None:
             _check_base(kept.info, base)
             self._kept.move_to_end(digest)
             return "hit", kept
@@ -146,6 +150,14 @@ class Inline:
         if isinstance(outcome, errors.Error):
             _refuse(outcome)
         return result, outcome
+
+    async def _digest(self, data: bytes) -> str:
+        if len(data) <= LONGEST_HASHED_HERE_BYTES:
+            return hashlib.sha256(data).hexdigest()
+        return (await self._in_thread(hashlib.sha256, data)).hexdigest()
+
+    async def _in_thread(self, work: Callable[..., Made], *args: object) -> Made:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
 
     def _pay(self, caller: str) -> None:
         if len(self._proofs) >= PROOFS_MAX:
@@ -172,7 +184,7 @@ class Inline:
         path = self._directory / f"{digest}.{next(self._serial)}"
         async with self._proving:
             try:
-                info = await asyncio.to_thread(_prove_and_write, data, base, path)
+                info = await self._in_thread(_prove_and_write, data, base, path)
             except (errors.BadArtifact, errors.Temporary) as error:
                 return error.with_traceback(None)
         content = slots.Content(digest=digest, path=path, inline=True)
@@ -183,6 +195,14 @@ class Inline:
             info=dataclasses.replace(info, training={}),
         )
         self._keep(digest, kept)
+        return kept
+
+    def _find_kept(self, digest: str) -> _Kept | None:
+        """What is known of these bytes, if its file still lies there whole: else they are new."""
+        kept = self._kept.get(digest)
+        if kept is not None and not _is_whole(kept):
+            self._forget(digest)
+            return None
         return kept
 
     def _keep(self, digest: str, kept: _Kept) -> None:
@@ -233,12 +253,6 @@ def _refuse(error: errors.Error) -> NoReturn:
             raise errors.Bug(f"not an error of a proof: {error.message}")
 
 
-async def _digest(data: bytes) -> str:
-    if len(data) <= LONGEST_HASHED_HERE_BYTES:
-        return hashlib.sha256(data).hexdigest()
-    return (await asyncio.to_thread(hashlib.sha256, data)).hexdigest()
-
-
 def _prove_and_write(data: bytes, base: files.Base, path: Path) -> adapter_file.AdapterInfo:
     info = adapter_file.prove(data, base, what=FIELD)
     if len(info.label_names) > LABELS_MAX:
@@ -267,6 +281,13 @@ def _output(info: adapter_file.AdapterInfo) -> router.Output:
         temperature=info.temperature,
         thresholds=info.thresholds,
     )
+
+
+def _is_whole(kept: _Kept) -> bool:
+    try:
+        return kept.content.path.stat().st_size == kept.info.file_bytes
+    except OSError:
+        return False
 
 
 def _remove(path: Path) -> None:

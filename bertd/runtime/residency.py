@@ -42,11 +42,7 @@ class _Demand:
     """Calls that wait for one adapter."""
 
     content: slots.Content
-    waiters: list[asyncio.Future[slots.Entry]] = field(default_factory=list)
-
-    @property
-    def is_wanted(self) -> bool:
-        return any(not waiter.done() for waiter in self.waiters)
+    waiters: set[asyncio.Future[slots.Entry]] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +169,8 @@ class Residency:
             )
         waiter: asyncio.Future[slots.Entry] = asyncio.get_running_loop().create_future()
         key = content.digest, content.inline
-        self._demands.setdefault(key, _Demand(content=content)).waiters.append(waiter)
+        demand = self._demands.setdefault(key, _Demand(content=content))
+        demand.waiters.add(waiter)
         self._waiters += 1
         self._wake()
         try:
@@ -184,14 +181,16 @@ class Residency:
             raise errors.Expired("the deadline passed while the adapter was being loaded") from None
         finally:
             self._waiters -= 1
+            demand.waiters.discard(waiter)
+            if not demand.waiters and self._demands.get(key) is demand:
+                del self._demands[key]
 
     # The worker comes and goes.
 
     def limit(self, size_bytes: int) -> None:
         """How much memory declared adapters may take from now on."""
         self._limit_bytes = size_bytes
-        while len(self._resident) > 1 and self._resident_bytes > self._limit_bytes:
-            self._evict(self._resident)
+        self._trim()
         self._rewarm()
 
     def close(self) -> None:
@@ -278,8 +277,6 @@ class Residency:
 
     def _next_group(self) -> list[slots.Content]:
         """What somebody waits for, else what there is room for."""
-        for key in [key for key, demand in self._demands.items() if not demand.is_wanted]:
-            del self._demands[key]
         if self._demands:
             most = min(GROUP_ADAPTERS, max(1, self._limit_bytes // self._slot_bytes))
             return [demand.content for demand in self._demands.values()][:most]
@@ -317,7 +314,13 @@ class Residency:
             for waiter in demand.waiters if demand else ():
                 if not waiter.done():
                     waiter.set_result(entry)
+        self._trim()  # how large heads are was not known before
         self._record()
+
+    def _trim(self) -> None:
+        """Lets go of what is too much by now; one adapter may always be there."""
+        while len(self._resident) > 1 and self._resident_bytes > self._limit_bytes:
+            self._evict(self._resident)
 
     def _make_room(self, group: Sequence[slots.Content]) -> None:
         inline = sum(content.inline for content in group)
@@ -349,11 +352,16 @@ class Residency:
             self._resident_bytes -= place.size_bytes
 
     def lose(self, entry: slots.Entry, error: errors.Error) -> errors.NotReady:
-        """The file of this entry cannot be loaded; returns what its callers are told."""
+        """The file of this entry cannot be loaded; returns what its callers are told.
+
+        It is not to be made anew where that may pass: whoever asks next has it loaded again.
+        """
         content = entry.content
         assert content is not None  # the base's slot is never loaded
         log.error("adapter lost", model=self._model, digest=content.digest, error=str(error))
-        if not content.inline:
+        if isinstance(error, errors.Temporary):
+            self._trouble = error
+        elif not content.inline:
             self.lost[content.digest] = error
             self._on_lost()
         return self._not_now()
@@ -372,6 +380,8 @@ class Residency:
         )
 
     def _record(self) -> None:
+        if self._is_leaving:
+            return  # another revision speaks for the model
         self._metrics.adapters(
             model=self._model,
             declared=len(self._declared),

@@ -156,12 +156,11 @@ class Revision:
             Expired: the deadline passed before a row ran.
             Poison, Bug: an input of this call cannot be computed.
         """
-        if self._closed:
+        if isinstance(by, slots.Content) and not self._closed:
+            by = self.adapters.find(by) or await self.adapters.wait(by, deadline_s)
+        if self._closed or isinstance(by, slots.Content):
             raise self._going_away()
-        if isinstance(by, slots.Entry):
-            return await self._feeder.run(rows, by, task, deadline_s)
-        entry = self.adapters.find(by) or await self.adapters.wait(by, deadline_s)
-        return await self._feeder.run(rows, entry, task, deadline_s)
+        return await self._feeder.run(rows, by, task, deadline_s)
 
     def set_limits(self, limits: feeder.Limits, adapter_bytes: int) -> None:
         """Batching, admission and the memory of adapters from now on."""

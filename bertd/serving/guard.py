@@ -119,7 +119,8 @@ class Guard:
             try:
                 async with aclosing(handle(_parse(request_type, body))) as replies:
                     async for reply in replies:
-                        await context.write(reply.SerializeToString())
+                        if not await _told(context, reply.SerializeToString()):
+                            return
             except Exception as error:
                 await self._abort(context, error, request_type.DESCRIPTOR.name)
 
@@ -220,6 +221,15 @@ class Guard:
                 queue_s=call.parts.queue_s,
                 inference_s=call.parts.inference_s,
             )
+
+
+async def _told(context: Context, reply: bytes) -> bool:
+    """Whether the caller is still there; that it left, grpc says by errors of several kinds."""
+    try:
+        await context.write(reply)
+    except Exception:
+        return False
+    return True
 
 
 def _address(peer: str) -> str:

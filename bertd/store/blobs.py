@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import tempfile
+import threading
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +20,8 @@ from bertd import errors
 
 CHUNK_BYTES: Final = 1024 * 1024
 MAX_BLOB_BYTES: Final = 64 * 1024 * 1024 * 1024
+
+WRITERS_MAX: Final = 16  # at once, of different small blobs
 
 _INCOMING: Final = "incoming-"
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
@@ -36,6 +39,7 @@ class Blobs:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._putting = [threading.Lock() for _ in range(WRITERS_MAX)]
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             for leftover in directory.glob(f"{_INCOMING}*"):
@@ -84,19 +88,12 @@ class Blobs:
             errors.Temporary: reason `DiskFull` or `DiskError`; nothing is kept.
         """
         target = self.path(digest)
-        try:
-            fd = self._create(target, len(data))
-            if fd is None:
-                return
+        # Equal content has one writer: another would take its half for what a crash has left.
+        with self._putting[int(digest, 16) % WRITERS_MAX]:
             try:
-                _write(fd, data)
-            except OSError:
-                target.unlink(missing_ok=True)
-                raise
-            finally:
-                os.close(fd)
-        except OSError as error:
-            _refuse(error)
+                _put(target, data)
+            except OSError as error:
+                _refuse(error)
 
     def remove(self, digest: str) -> None:
         """Remove a blob that is not what its name says.
@@ -139,18 +136,6 @@ class Blobs:
             _refuse(error)
         return removed
 
-    @staticmethod
-    def _create(target: Path, size: int) -> int | None:
-        """A new file; None where a whole one is there already."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        try:
-            return os.open(target, flags, 0o444)
-        except FileExistsError:
-            if os.stat(target).st_size == size:
-                return None
-            target.unlink(missing_ok=True)
-            return os.open(target, flags, 0o444)
-
     def _sync(self) -> None:
         fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -171,6 +156,31 @@ def _copy(source: int, target: int, limit_bytes: int) -> str:
         total.update(chunk)
         _write(target, chunk)
     return total.hexdigest()
+
+
+def _put(target: Path, data: bytes) -> None:
+    fd = _create(target, len(data))
+    if fd is None:
+        return
+    try:
+        _write(fd, data)
+    except OSError:
+        target.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(fd)
+
+
+def _create(target: Path, size: int) -> int | None:
+    """A new file; None where a whole one is there already."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        return os.open(target, flags, 0o444)
+    except FileExistsError:
+        if os.stat(target).st_size == size:
+            return None
+        target.unlink(missing_ok=True)
+        return os.open(target, flags, 0o444)
 
 
 def _write(fd: int, data: bytes) -> None:

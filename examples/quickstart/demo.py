@@ -36,8 +36,8 @@ METRICS = (
     "bertd_batch_rows_sum",
     "bertd_batch_rows_count",
     "bertd_batch_adapters_sum",
-    "bertd_adapter_table_adapters",
-    "bertd_adapter_table_bytes",
+    "bertd_adapter_cache_adapters",
+    "bertd_adapter_cache_bytes",
     "bertd_revision_info",
 )
 console = Console(width=110)

@@ -150,6 +150,24 @@ def test_every_complaint_names_file_and_line(
     ("problem", "name", "data", "message"),
     [
         ("multi_label", "a.jsonl", '{"text":"a","label":{}}', "a.jsonl:1: `label` must be a list"),
+        (
+            "single_label",
+            "a.jsonl",
+            '{"text":"a","label":"\\ud800"}',
+            "a.jsonl:1: `label` must be valid Unicode",
+        ),
+        (
+            "token",
+            "a.jsonl",
+            '{"tokens":["a"],"tags":["\\udfff"]}',
+            "a.jsonl:1: `tags` must be valid Unicode",
+        ),
+        (
+            "single_label",
+            "a.jsonl",
+            '{"text":"a\\ud800","label":"a"}',
+            "a.jsonl:1: `text` must be valid Unicode",
+        ),
         ("multi_label", "a.jsonl", '{"text":"a"}', "a.jsonl:1: `label` must be a list of labels"),
         ("multi_label", "a.jsonl", '{"text":"a","label":[""]}', "a.jsonl:1: `label` must be a la"),
         ("multi_label", "a.csv", 'text,label\na,"x,x"\n', "a.csv:2: `label` has a label twice"),
@@ -229,6 +247,10 @@ def test_given_names_are_checked_too(tmp_path: Path) -> None:
         (("b", "a", "b"), ("a", "b")),
         (("10", "9", "-1"), ("-1", "9", "10")),
         (("B", "a", "1"), ("1", "B", "a")),
+        (("01", "1", "-1", "001"), ("-1", "001", "01", "1")),
+        (("--5", "3"), ("--5", "3")),
+        (("-", "3"), ("-", "3")),
+        (("9" * 100, "3", "10"), ("3", "10", "9" * 100)),
     ],
 )
 def test_label_order_is_deterministic(found: tuple[str, ...], expected: tuple[str, ...]) -> None:
@@ -248,6 +270,7 @@ def test_label_order_may_be_given() -> None:
         (("a", "b"), ("a", "b", "a"), "labels must differ"),
         (("a", "b"), ("a",), "different labels, found 1"),
         (("a", "b" * 257), (), "at most 256 characters"),
+        (("1", "9" * 5000), (), "at most 256 characters"),
     ],
 )
 def test_bad_label_lists(found: tuple[str, ...], given: tuple[str, ...], message: str) -> None:

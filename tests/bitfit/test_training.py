@@ -276,10 +276,31 @@ def test_missing_paths_are_found_before_training(config: Config, tmp_path: Path)
     """A missing evaluation file, output folder or base is told at once, not after training."""
     with pytest.raises(errors.InvalidRequest, match="no such file"):
         training.train(config(evaluation=tmp_path / "none.csv"))
+    with pytest.raises(errors.InvalidRequest, match="is a directory"):
+        training.train(config(output=tmp_path))
+    with pytest.raises(errors.InvalidRequest, match="is the data"):
+        training.train(config(output=config().data))
     with pytest.raises(errors.InvalidRequest, match="no such directory to write to"):
         training.train(config(output=tmp_path / "none" / "a.safetensors"))
     with pytest.raises(errors.BadArtifact):
         training.train(config(base=str(tmp_path / "nowhere")))
+
+
+@pytest.mark.parametrize("keyword", ["key", "pooler"])
+def test_biases_that_cannot_learn_are_refused(config: Config, keyword: str) -> None:
+    """Keys cancel in the softmax, and a pooler that no head reads does nothing: not in silence."""
+    with pytest.raises(errors.InvalidRequest, match=f"`biases` \\({keyword}\\) can change"):
+        training.train(config(biases=(keyword,)))
+
+
+def test_bad_evaluation_data_costs_no_training(config: Config, tmp_path: Path) -> None:
+    """It is read when training is over: the adapter is written all the same, and that is told."""
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"text": "a", "label": "unheard of"}\n')
+    asked = config(evaluation=bad, epochs=1)
+    with pytest.raises(errors.InvalidRequest, match=r"bad\.jsonl:1: .* was written without"):
+        training.train(asked)
+    assert adapter_file.read_info(asked.output).training["evaluation"] is None
 
 
 def test_a_pooler_that_the_base_lacks_is_refused(config: Config, tmp_path: Path) -> None:

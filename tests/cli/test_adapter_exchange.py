@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,7 @@ def test_a_directory_is_told_from_a_file(base: Path, tmp_path: Path) -> None:
     [
         (("--format", "bitinfer"), "must be a file for --format bitinfer"),
         (("--format", "huggingface", "--key-prefix", "bert."), "for BitInfer's files alone"),
+        (("--format", "huggingface", "--head-input", "cls"), "its architecture says what its head"),
         (("--format", "auto"), "holds neither 'adapter_config.json' nor 'config.json'"),
     ],
 )
@@ -99,10 +101,15 @@ def test_what_cannot_be_told_is_an_error(
 
 
 def test_a_missing_file_and_bad_text_are_errors(base: Path, tmp_path: Path) -> None:
-    """Neither starts a process, neither leaves a file."""
+    """Nor is a pipe waited for. None starts a process, none leaves a file."""
     out = tmp_path / "x.safetensors"
     with pytest.raises(errors.BadArtifact, match="does not exist"):
         run("import", tmp_path / "gone", "--base", base, "--out", out)
+    os.mkfifo(tmp_path / "pipe")
+    for form in ("auto", "bitinfer"):
+        with pytest.raises(errors.BadArtifact, match="must be a regular file or a dir") as caught:
+            run("import", tmp_path / "pipe", "--base", base, "--out", out, "--format", form)
+        assert caught.value.hint == "pipe it in, and name it '-'"
     with pytest.raises(errors.BadArtifact, match="standard input is neither"):
         run("import", "-", "--base", base, "--out", out, input="no base64!")
     (tmp_path / "text").write_text("neither")
@@ -114,7 +121,8 @@ def test_a_missing_file_and_bad_text_are_errors(base: Path, tmp_path: Path) -> N
 def test_export_goes_back(base: Path, saved: Path, imported: Path, tmp_path: Path) -> None:
     """Both forms import again to the same bytes (B5)."""
     for form, name in (("bitinfer", "x.pt"), ("base64", "x.txt")):
-        run("export", imported, "--base", base, "--format", form, "--out", tmp_path / name)
+        asked = ("export", imported, "--base", base, "--format", form, "--out", tmp_path / name)
+        assert "from --labels and --problem single_label" in run(*asked).stderr
     assert base64.b64decode((tmp_path / "x.txt").read_bytes()) == (tmp_path / "x.pt").read_bytes()
     again = tmp_path / "again.safetensors"
     run("import", tmp_path / "x.txt", "--base", base, "--out", again, "--labels", "no,maybe,yes")

@@ -49,7 +49,9 @@ def test_adapters_of_one_model(bertd, objects):
     """--model leaves the others out; it means nothing for other kinds or for one object."""
     objects.add("Adapter", "other", {"model": "german", "source": "/srv/o.safetensors"})
     assert bertd("get", "adapters", "--model", "german", "-o", "name").out == "adapter/other\n"
-    assert bertd("get", "adapters", "--model", "nobody").err == "no adapters are declared\n"
+    assert bertd("get", "adapters", "--model", "nobody").err == (
+        "no adapters of model 'nobody' are declared\n"
+    )
     for words in (["models"], ["adapter/acme"], ["models", "-w"], ["adapter/acme", "-w"]):
         ran = bertd("get", *words, "--model", "german")
         assert (ran.code, "`--model` must be" in ran.err) == (2, True)
@@ -115,7 +117,7 @@ def test_yaml_is_the_manifest_alone(bertd, objects):
     ]
     adapters = bertd("get", "adapters", "-o", "yaml").out
     assert "# english/sst2 is declared inside model/english" in adapters
-    assert len([each for each in yaml.safe_load_all(adapters) if each]) == 1
+    assert len(list(yaml.safe_load_all(adapters))) == 1
 
 
 def test_json_has_the_status(bertd, objects):

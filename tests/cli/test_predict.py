@@ -62,6 +62,41 @@ def test_below_the_threshold_no_label(bertd, daemon):
     assert json.loads(bertd("predict", "english", "hm", "-o", "json").out)["label"] is None
 
 
+def test_a_label_cannot_steer_the_terminal(bertd, daemon):
+    """Label names come from adapter files, whoever wrote those."""
+    daemon.answer.scores[1].label = daemon.answer.labels[0] = "bad\x1b[2J"
+    assert "bad [2J" in bertd("predict", "english", "a text").out
+
+
+def test_a_regression_has_a_value(bertd, daemon):
+    """A number is no probability and has no label; in JSON it stays where scores are."""
+    daemon.problem = pb.PROBLEM_TYPE_REGRESSION
+    daemon.answer.CopyFrom(pb.Classification(scores=[pb.Score(label="value", score=3.5)]))
+    assert bertd("predict", "english", "a text").out == "TEXT     VALUE\na text   3.5\n"
+    assert json.loads(bertd("predict", "english", "hm", "-o", "json").out)["score"] == 3.5
+
+
+def test_tags(bertd, daemon):
+    """`--tags` prints a line for each token, `-` where none is decided, or an object per text."""
+    ran = bertd("predict", "english/ner", "a b", "c\t", "--tags")
+    assert ran.out == (
+        "TOKEN   LABEL   PROBABILITY\na       O       0.500\nb       -       0.500\n"
+        "c       -       0.500\n"
+    )
+    assert (daemon.requests[-1].model, daemon.requests[-1].adapter) == ("english", "ner")
+    (line,) = bertd("predict", "english/ner", "a b", "--tags", "-o", "json").out.splitlines()
+    assert json.loads(line) == {
+        "text": "a b",
+        "tags": [
+            {"token": "a", "start": 0, "end": 1, "label": "O", "score": 0.5},
+            {"token": "b", "start": 2, "end": 3, "label": None, "score": 0.5},
+        ],
+        "model": "english",
+        "adapter": "ner",
+        "revision": "e-1",
+    }
+
+
 @pytest.mark.parametrize(
     ("status", "text", "code"),
     [

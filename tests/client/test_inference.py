@@ -10,7 +10,7 @@ import pytest
 from bertd import errors
 from bertd.checkpoint import adapter_file
 from bertd.client import aio, failure, sync
-from bertd.runtime import router
+from bertd.runtime import inline, router
 from tests import inline_adapters
 from tests.serving import fakes
 
@@ -178,10 +178,22 @@ async def test_an_empty_file_is_not_the_models_own_head(connect, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "inputs", ["a text alone", [5], [None], [("a", "b", "c")], [["a"]], [[1.5, "x"]], [[2**40]]]
+    "inputs",
+    [
+        "a text alone",
+        [5],
+        [None],
+        [("a", "b", "c")],
+        [["a"]],
+        [[1.5, "x"]],
+        [[2**40]],
+        [b"a text"],
+        [["1984", "2001"]],
+        [[7.5]],
+    ],
 )
 async def test_inputs_of_a_wrong_type_never_leave(connect, inputs):
-    """A slip of the caller is explained before anything is sent."""
+    """A slip of the caller is explained before anything is sent: lists are no pairs (B9)."""
     async with connect() as (client, daemon):
         with pytest.raises(errors.InvalidRequest, match="must be"):
             await client.classify(inputs, **NAMED)
@@ -224,6 +236,25 @@ async def test_an_overloaded_daemon_is_asked_again(connect):
     async with connect(work=work) as (client, _):
         reply = await client.classify(["a"], **NAMED)
     assert reply[0].label == "short"
+    assert refusals == []
+
+
+async def test_a_call_with_a_large_adapter_is_asked_again(connect, tmp_path):
+    """What a call brings is kept until it is answered, so that a shed one can be sent again."""
+    base = inline_adapters.base(tmp_path)
+    names = tuple(f"{number:03} {'é' * 252}" for number in range(inline.LABELS_MAX))
+    data = inline_adapters.adapter(base, label_names=names)
+    assert len(data) > 256 * 1024
+    refusals = [errors.Overloaded("full", retry_after_s=0.001)] * 2
+
+    def work(rows: object, deadline_s: float) -> None:
+        if refusals:
+            raise refusals.pop()
+
+    route = fakes.Route(adapter="", base=base, allows_inline=True, work=work)
+    async with connect({("english", ""): route}) as (client, _):
+        reply = await client.classify(["a"], model="english", adapter_bytes=data)
+    assert tuple(reply[0].scores) == names
     assert refusals == []
 
 

@@ -181,6 +181,57 @@ def test_one_bad_adapter_refuses_its_group(base: tuple[Path, tiny.Tiny], tmp_pat
     assert engine.load_adapters([good, good]) == [1, 2]
 
 
+def test_adapters_are_loaded_all_or_none(
+    base: tuple[Path, tiny.Tiny], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bad adapter in a later group, or a full table, leaves no slot taken that nobody knows."""
+    folder, _ = base
+    engine = session.Session.open(str(folder))
+    good = checkpoints.adapter(tmp_path / "a.safetensors", checkpoints.describe(folder))
+    monkeypatch.setattr(session, "FOLD_ADAPTERS", 2)
+    with pytest.raises(errors.BadArtifact, match="bad"):
+        engine.predict_multiple({str(n): (good, ["w1"]) for n in range(4)} | {"x": ("bad", ["w1"])})
+    monkeypatch.setattr(engine.base.runner.bank.table, "slots", 4)
+    with pytest.raises(errors.Temporary, match="4 slots"):
+        engine.load_adapters([good] * 5)
+    assert sorted(engine.load_adapters([good] * 3)) == [1, 2, 3]
+
+
+def test_a_head_answers_only_what_it_is_for(
+    base: tuple[Path, tiny.Tiny], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A head on tokens is no classifier and the other way round, as in a daemon: never a mix-up."""
+    folder, _ = base
+    described = checkpoints.describe(folder)
+    engine = session.Session.open(str(folder))
+    tags = engine.load_adapter(
+        checkpoints.adapter(
+            tmp_path / "t.safetensors", described, labels=3, head_input="token", problem="token"
+        )
+    )
+    with pytest.raises(errors.InvalidRequest, match=f"slot {tags} is for `tag`"):
+        engine.classify(["w1 w2", "w3"], tags)
+    with pytest.raises(errors.InvalidRequest, match=f"slot {tags} is for `tag`"):
+        engine.predict_multiple({"a": (0, ["w1"]), "b": (tags, ["w1 w2"])})
+    with pytest.raises(errors.InvalidRequest, match="slot 0 is for `classify`"):
+        engine.tag(["w1"])
+
+
+def test_rows_that_do_not_fit_together(base: tuple[Path, tiny.Tiny], tmp_path: Path) -> None:
+    """Too few slots, label counts that differ, and a vector of no adapter are refused."""
+    folder, _ = base
+    engine = session.Session.open(str(folder))
+    path = checkpoints.adapter(tmp_path / "a.safetensors", checkpoints.describe(folder), labels=5)
+    slot = engine.load_adapter(path)
+    with pytest.raises(errors.InvalidRequest, match="3 texts, got 2"):
+        engine.classify(["w1", "w2", "w3"], [slot, slot])
+    with pytest.raises(errors.InvalidRequest, match="`predict_multiple`"):
+        engine.classify(["w1", "w2"], [0, slot])
+    engine.free_adapter(slot)
+    with pytest.raises(errors.NotFound, match=f"slot {slot}"):
+        engine.embed(["w1"], slot)
+
+
 def test_a_pair_gets_its_segments(base: tuple[Path, tiny.Tiny]) -> None:
     """Pairs, single texts and lists as pairs give transformers' answers (B9)."""
     folder, model = base

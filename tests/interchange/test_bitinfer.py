@@ -29,6 +29,18 @@ def parts(model: Any, tuned: Any) -> Parts:
     return making.parts(model, tuned)
 
 
+@pytest.fixture(scope="module")
+def raw(model: Any, tuned: Any) -> bytes:
+    """A whole file."""
+    return making.saved(making.parts(model, tuned))
+
+
+@pytest.fixture(scope="module")
+def converted(raw: bytes, base_folder: Path) -> bytes:
+    """The adapter file that it becomes."""
+    return bitinfer.convert(raw, base=str(base_folder), label_names=making.LABELS)
+
+
 def refusal(
     parts: Parts, opened: records.Opened, choices: records.Choices = NONE
 ) -> errors.BadArtifact:
@@ -42,30 +54,30 @@ def refusal(
 
 
 def test_a_bitinfer_file_answers_as_the_merged_model(
-    model: Any, tuned: Any, base_folder: Path, served: session.Session, tmp_path: Path
+    model: Any,
+    tuned: Any,
+    base_folder: Path,
+    served: session.Session,
+    converted: bytes,
+    tmp_path: Path,
 ) -> None:
     """A file made by the rules serves the logits of base plus offset, within 1e-5 (B1)."""
     path = tmp_path / "a.safetensors"
-    raw = making.saved(making.parts(model, tuned))
-    path.write_bytes(bitinfer.convert(raw, base=str(base_folder)))
+    path.write_bytes(converted)
     found = served.classify(making.TEXTS, served.load_adapter(path))
     expected = making.logits(tuned, base_folder)
     np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
     assert abs(expected - making.logits(model, base_folder)).max() > 0.1
 
 
-def test_text_and_bytes_are_one(parts: Parts, opened: records.Opened) -> None:
+def test_text_and_bytes_are_one(raw: bytes, converted: bytes, opened: records.Opened) -> None:
     """The file and its base64, as text, as bytes and with line breaks, give the same bytes (B2)."""
-    raw = making.saved(parts)
     text = base64.b64encode(raw)
-    made = {
-        bitinfer.convert(data, base=opened.base, label_names=making.LABELS)
-        for data in (raw, text.decode())
-    }
-    assert len(made) == 1
+    made = bitinfer.convert(text.decode(), base=opened.base, label_names=making.LABELS)
+    assert made == converted
     for data in (raw, text, text.decode(), base64.encodebytes(raw), bitinfer.to_text(raw)):
         assert bitinfer.decode(data, "x") == raw
-    adapter = adapter_file.parse(made.pop(), opened.base)
+    adapter = adapter_file.parse(made, opened.base)
     assert adapter.info.label_names == making.LABELS
     assert (adapter.info.head.kind, adapter.info.head.input) == ("linear", "pooler")
 
@@ -206,7 +218,9 @@ def test_one_output_is_a_regression(opened: records.Opened) -> None:
     """A head of one output means a number, as transformers has it."""
     head = {"classifier.weight": torch.ones(1, 24), "classifier.bias": torch.ones(1)}
     found = making.found({"offsets": {}, "classifier": head})
-    assert bitinfer.read(found, opened.base, NONE, "x").problem == "regression"
+    imported = bitinfer.read(found, opened.base, NONE, "x")
+    assert imported.problem == "regression"
+    assert imported.notes == ("no bias is offset: the head is all there is",)
 
 
 def test_a_base_without_a_pooler_is_refused(parts: Parts, opened: records.Opened) -> None:
@@ -261,10 +275,10 @@ def test_bad_text_is_refused(opened: records.Opened, data: bytes | str, reason: 
     assert caught.value.reason == reason
 
 
-def test_a_truncated_file_is_refused(parts: Parts, opened: records.Opened) -> None:
+def test_a_truncated_file_is_refused(raw: bytes, opened: records.Opened) -> None:
     """A file that lost its end is no archive (B3)."""
     with pytest.raises(errors.BadArtifact, match="no archive of tensors") as caught:
-        bitinfer.convert(making.saved(parts)[:-200], base=opened.base)
+        bitinfer.convert(raw[:-200], base=opened.base)
     assert caught.value.reason == "BadPickle"
 
 

@@ -129,3 +129,8 @@ def test_what_is_no_adapter_is_refused(tmp_path: Path) -> None:
         comparing.compare(a, tmp_path / "b")
     with pytest.raises(errors.BadArtifact, match="does not exist"):
         comparing.compare(tmp_path / "gone", a)
+    tensors, metadata = making.adapter_parts()
+    name = next(iter(tensors))
+    broken = tensors | {name: np.full_like(tensors[name], np.nan)}
+    with pytest.raises(errors.BadArtifact, match=f"b has NaN or infinity in '{name}'"):
+        comparing.compare(a, making.adapter(tmp_path / "b", broken, metadata))

@@ -60,6 +60,16 @@ def test_out_and_in_again_is_the_same(path: Path, opened: records.Opened) -> Non
         assert all(np.array_equal(theirs[name], array) for name, array in ours.items())
 
 
+def test_a_head_on_tokens_is_not_exported(opened: records.Opened, tmp_path: Path) -> None:
+    """Its tensors are called as a text classifier's, and BitInfer would take it for one."""
+    path = checkpoints.adapter(
+        tmp_path / "a.safetensors", opened.base, head_input="token", problem="token"
+    )
+    with pytest.raises(errors.BadArtifact, match="'linear' on 'token'") as caught:
+        bitinfer.write(load(path, opened), opened.base)
+    assert caught.value.reason == "NotExpressible"
+
+
 @pytest.mark.parametrize("head_input", ["mean", "cls"])
 def test_heads_that_others_lack_are_refused(
     opened: records.Opened, tmp_path: Path, head_input: str
@@ -138,8 +148,10 @@ def test_every_family_merges(
     np.testing.assert_array_equal(found[shown], adapter.head["out.bias"])
     if family == "roberta":
         exported = bitinfer.write(adapter, opened.base)
-        back = bitinfer.convert(exported, base=opened.base, problem=problem)
-        assert adapter_file.parse(back, opened.base).info.head == adapter.info.head
+        value = torch.load(io.BytesIO(exported), weights_only=True)
+        choices = records.Choices(problem=problem)
+        back = bitinfer.read(making.found(value), opened.base, choices, "x")
+        assert (back.layout.kind, back.layout.input) == (kind, head_input)
 
 
 def test_an_adapter_s_own_pooler_is_merged(model: Any, tmp_path: Path) -> None:

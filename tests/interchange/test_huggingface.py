@@ -158,6 +158,14 @@ FAULTS: list[tuple[Callable[[Path], Any], str, str]] = [
         "BadPickle",
         "pytorch_model.bin of tuned is no archive",
     ),
+    (
+        lambda folder: (
+            (folder / "model.safetensors").unlink(),
+            (folder / "pytorch_model.bin").mkdir(),
+        ),
+        "NotAFile",
+        "pytorch_model.bin of tuned must be a regular file",
+    ),
 ]
 
 

@@ -155,6 +155,11 @@ QUERY = "base_model.model.bert.encoder.layer.0.attention.self.query.beft_bias"
             "MissingHead",
             "lacks 'classifier.bias'",
         ),
+        (
+            lambda arrays: arrays | {QUERY.replace(".bert.", "."): np.zeros((1, 24), "f4")},
+            "UnknownTensor",
+            "self.query.beft_bias' under two names",
+        ),
     ],
 )
 def test_bad_tensors_are_named(
@@ -165,6 +170,30 @@ def test_bad_tensors_are_named(
     error = refusal(folder, opened)
     assert error.reason == reason
     assert words in error.message
+
+
+def test_numbers_of_other_kinds_are_never_left_out(folder: Path, opened: records.Opened) -> None:
+    """A tensor of whole or double numbers is refused, not answered without it (B8)."""
+    from safetensors import torch as library
+
+    state = library.load_file(folder / peft.WEIGHTS)
+    for dtype, named in ((torch.int32, "I32"), (torch.float64, "F64")):
+        library.save_file(state | {QUERY: state[QUERY].to(dtype)}, folder / peft.WEIGHTS)
+        error = refusal(folder, opened)
+        assert error.reason == "UnsupportedDtype"
+        assert f"'{QUERY}' with dtype '{named}'" in error.message
+
+
+def test_a_base_s_head_must_read_what_the_adapter_s_does(
+    model: Any, opened: records.Opened, tmp_path: Path
+) -> None:
+    """An adapter that tags tokens, and saved no head, cannot take a classifier's."""
+    trained(model, tmp_path / "beft")
+    config = json.loads((tmp_path / "beft" / peft.CONFIG).read_text()) | {"task_type": "TOKEN_CLS"}
+    (tmp_path / "beft" / peft.CONFIG).write_text(json.dumps(config))
+    error = refusal(tmp_path / "beft", opened)
+    assert error.reason == "MissingHead"
+    assert "that of the base reads 'pooler', not 'token'" in error.message
 
 
 def test_other_kinds_of_adapter_are_refused(folder: Path, opened: records.Opened) -> None:

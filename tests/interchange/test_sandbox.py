@@ -40,6 +40,7 @@ probes = {
     "write to an open socket": lambda: os.write(own.fileno(), b"x"),
     "read a file": lambda: os.open("/etc/hostname", os.O_RDONLY),
     "write a file": lambda: os.open(target, os.O_WRONLY | os.O_CREAT),
+    "write to the file on standard input": lambda: os.write(0, b"x"),
     "make a directory": lambda: os.mkdir(target),
     "unlink": lambda: os.unlink(sys.argv[0]),
     "list a directory": lambda: os.listdir("/"),
@@ -60,24 +61,33 @@ os.write(1, json.dumps(found).encode())
 os._exit(0)
 """
 ALLOWED = {"some memory": "allowed"}
-OTHERWISE = {"thread": "RuntimeError", "more memory than allowed": "MemoryError"}
+OTHERWISE = {
+    "thread": "RuntimeError",
+    "more memory than allowed": "MemoryError",
+    "write to the file on standard input": "EFBIG",
+}
 
 
 @pytest.fixture(scope="module")
 def probed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What a locked process could do."""
-    target = tmp_path_factory.mktemp("probe") / "made"
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE, str(target)], stdout=subprocess.PIPE, check=True
-    )
-    assert not target.exists()
+    folder = tmp_path_factory.mktemp("probe")
+    with open(folder / "held", "w+b") as held:
+        done = subprocess.run(
+            [sys.executable, "-c", PROBE, str(folder / "made")],
+            stdin=held,
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+    assert not (folder / "made").exists()
+    assert (folder / "held").read_bytes() == b""
     found: dict[str, str] = json.loads(done.stdout)
     return found
 
 
 def test_a_locked_process_can_do_nothing_but_compute(probed: dict[str, str]) -> None:
     """Sockets, files, programs, processes, threads and executable memory are all denied (B3)."""
-    assert len(probed) == 18
+    assert len(probed) == 19
     assert probed == {name: (ALLOWED | OTHERWISE).get(name, "EPERM") for name in probed}
 
 

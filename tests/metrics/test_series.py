@@ -150,6 +150,16 @@ def test_a_deleted_adapter_frees_its_label(recorded):
     assert recorded.adapter_label("many", "late") == "late"
 
 
+def test_an_adapter_without_a_label_takes_no_series_along(recorded, registry):
+    """An adapter that is called as the rest are called together is not the rest."""
+    for i in range(metrics.MAX_ADAPTER_LABELS):
+        recorded.adapter_label("many", f"a{i}")
+    recorded.request(model="many", adapter="late", method="Classify", code="OK", seconds=1)
+    recorded.forget_adapter("many", metrics.OTHER)
+    labels = {"model": "many", "adapter": metrics.OTHER, "method": "Classify", "code": "OK"}
+    assert registry.get_sample_value("bertd_requests_total", labels) == 1
+
+
 def test_forgetting_the_unknown_is_nothing(recorded):
     """Forgetting what was never recorded raises nothing."""
     recorded.forget_model("never")

@@ -1,12 +1,13 @@
 """Rows go through their own layers, and layers that share a weight share its product."""
 
+import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 
-from bertd.model import heads
+from bertd.model import heads, packing
 
 WIDTH = 8
 
@@ -62,3 +63,32 @@ def test_no_layers_cost_nothing(products: list[int]) -> None:
     x_nD = torch.randn(3, WIDTH)
     assert heads.through(x_nD, [None] * 3, torch.tanh) is x_nD
     assert products == []
+
+
+def test_large_heads_are_not_laid_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads of thousands of labels answer as small ones do, and a batch copies none of them."""
+    rng = np.random.default_rng(0)
+    known = [
+        heads.Dense(
+            weight=rng.standard_normal((2048, 64), np.float32),
+            bias=rng.standard_normal(2048, np.float32),
+        )
+        for _ in range(3)
+    ]
+    mixed = [heads.Head(kind="linear", input="cls", out=known[row % 3]) for row in range(64)]
+    hidden_TD = torch.randn(64, 64)
+    batch = packing.pack(
+        ids_T=np.zeros(64, np.int32),
+        types_T=np.zeros(64, np.uint8),
+        lengths_B=np.ones(64, np.int32),
+        slots_B=np.arange(64, dtype=np.int32),
+        position_offset=0,
+    )
+    tracemalloc.start()
+    got = heads.classify(hidden_TD, batch, range(64), mixed)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 2 * known[0].weight.nbytes
+    monkeypatch.setattr(heads, "STACKED_MAX_VALUES", 1 << 40)
+    for row, expected in zip(got, heads.classify(hidden_TD, batch, range(64), mixed), strict=True):
+        torch.testing.assert_close(row, expected)

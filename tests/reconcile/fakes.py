@@ -79,8 +79,8 @@ class Resolver(resolving.Resolver):
             )
         return self._read[content]
 
-    def forget(self, digest: str) -> None:
-        self.forgotten.append(digest)
+    def forget(self, digests: Collection[str]) -> None:
+        self.forgotten.extend(digests)
 
     def sweep(self, keep: Collection[str]) -> int:
         self.kept.append(set(keep))

@@ -1,13 +1,14 @@
 """What is declared becomes what runs, without a moment in which a name is answered wrongly."""
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bertd import errors
-from bertd.reconcile import status
+from bertd.reconcile import controller, desire, status
 from tests.reconcile import fakes as world
 from tests.runtime import fakes
 
@@ -42,6 +43,35 @@ async def test_a_declared_adapter_is_never_unknown(tmp_path: Path) -> None:
             except errors.Error as error:
                 told.append(type(error).__name__)
         assert set(told[1:]) <= {"NotReady", "served"}
+
+
+async def test_an_adapter_applied_again_is_never_unknown(tmp_path: Path) -> None:
+    """An adapter that is declared again while its deletion is reconciled is on its way."""
+    async with running(tmp_path, ["a"]) as here:
+        await here.apply(model(), adapter("a"))
+        await here.ready("Adapter", "a")
+        await here.settled()
+        read, may_go_on = here.controller._declarations.read, threading.Event()
+
+        def read_and_wait(*args: Any) -> desire.Declared | None:
+            found = read(*args)
+            assert may_go_on.wait(world.GATE_TIMEOUT_S)
+            return found
+
+        here.controller._declarations.read = read_and_wait  # type: ignore[method-assign]
+        await here.control.delete("Adapter", "a")
+        await here.apply(adapter("a"))
+        may_go_on.set()
+        told = set()
+        while here.controller._tasks:
+            await asyncio.sleep(0)
+            try:
+                here.serves("m", "a")
+                told.add("served")
+            except errors.Error as error:
+                told.add(type(error).__name__)
+        assert told <= {"NotReady", "served"}
+        assert here.serves("m", "a") == world.digest("a-1")
 
 
 async def test_two_rapid_applies_become_one_reconcile(tmp_path: Path) -> None:
@@ -133,8 +163,11 @@ async def test_transition_times_move_only_when_the_status_flips() -> None:
     assert {c.observed_generation for c in fourth} == {3}
 
 
-async def test_unused_files_are_swept_after_a_replacement(tmp_path: Path) -> None:
+async def test_unused_files_are_swept_after_a_replacement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """When content is replaced, files are removed that neither a revision nor a caller reads."""
+    monkeypatch.setattr(controller, "SWEEP_AGAIN_S", 0.0)
     async with running(tmp_path, ["a"]) as here:
         await here.apply(model(), adapter("a"))
         await here.ready("Adapter", "a")
@@ -148,6 +181,25 @@ async def test_unused_files_are_swept_after_a_replacement(tmp_path: Path) -> Non
         await here.apply(adapter("a", temperature="3.0"))
         await fakes.until(lambda: world.digest("a-3") in here.resolver.kept[-1])
         assert world.digest("a-1") not in here.resolver.kept[-1]
+
+
+async def test_files_are_not_swept_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep looks at every stored file: many replacements in a row need one, and one later."""
+    async with running(tmp_path, ["a"]) as here:
+        await here.apply(model(), adapter("a"))
+        await here.ready("Adapter", "a")
+        for number in range(2, 8):
+            here.resolver.adapters["/a"] = f"a-{number}"
+            await here.apply(adapter("a"))
+            await here.settled()
+        await fakes.until(lambda: bool(here.resolver.kept))
+        assert len(here.resolver.kept) == 1
+        monkeypatch.setattr(here.controller, "_sweep_from_s", 0.0)
+        await here.apply(model())
+        await fakes.until(lambda: len(here.resolver.kept) == 2)
+        assert world.digest("a-6") not in here.resolver.kept[-1]
 
 
 async def test_many_adapters_leave_at_once(tmp_path: Path) -> None:

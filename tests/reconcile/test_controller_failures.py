@@ -1,6 +1,7 @@
 """Whatever fails stays where it failed, is said truthfully, and is tried again if that can help."""
 
 import asyncio
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +117,8 @@ async def test_a_broken_stored_file_is_made_anew(tmp_path: Path) -> None:
         spoilt = frozenset({world.digest("a-1")})
 
     class Mended(world.Resolver):
-        def forget(self, digest: str) -> None:
-            super().forget(digest)
+        def forget(self, digests: Collection[str]) -> None:
+            super().forget(digests)
             Picky.spoilt = frozenset()
 
     async with running(tmp_path, ["a"], resolver=Mended) as here:
@@ -126,6 +127,44 @@ async def test_a_broken_stored_file_is_made_anew(tmp_path: Path) -> None:
         await fakes.until(lambda: here.resolver.forgotten == [world.digest("a-1")])
         await here.ready("Adapter", "a")
         await fakes.until(lambda: world.digest("a-1") in here.workers[0].loaded.values())
+
+
+async def test_an_adapter_applied_after_a_failed_swap_hides_no_other(tmp_path: Path) -> None:
+    """A revision that can be started at last gets all adapters, whatever was applied just now."""
+
+    class Refuses(fakes.FakeWorker):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self.refuse = errors.BadArtifact("no bf16 here", reason="Unsupported")
+
+    async with running(tmp_path, ["a", "b"]) as here:
+        await here.apply(model(), adapter("a"))
+        await here.ready("Adapter", "a")
+        here.kind = Refuses
+        await here.apply(model(precision="bf16"))
+        await here.failed("Model", "m", "Unsupported")
+        await here.settled()
+        here.kind = fakes.FakeWorker
+        await here.apply(adapter("b"))
+        await here.ready("Adapter", "b")
+        assert here.serves("m", "a") == world.digest("a-1")
+
+
+async def test_retries_do_not_multiply_by_looks_at_some_adapters(tmp_path: Path) -> None:
+    """One adapter that is tried again is tried as often whatever else is applied meanwhile."""
+    async with running(tmp_path, ["a"]) as here:
+        here.resolver.adapters["/away"] = AWAY
+        await here.apply(model(), adapter("away"))
+        await here.failed("Adapter", "away", "DiskError")
+        await here.settled()
+        failures = here.controller._failures["m"]
+        pending = here.controller._retries["m"]
+        await here.apply(adapter("a"))
+        await here.ready("Adapter", "a")
+        await here.settled()
+        if not pending.cancelled() and pending.when() > asyncio.get_running_loop().time():
+            assert here.controller._retries["m"] is pending
+            assert here.controller._failures["m"] == failures
 
 
 async def test_a_revision_that_lacks_an_adapter_is_not_switched_to(tmp_path: Path) -> None:

@@ -1,12 +1,17 @@
 """What one change among thousands of adapters touches, and what it leaves alone."""
 
+import asyncio
 import os
+import threading
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bertd import errors
-from bertd.reconcile import controller
+from bertd.checkpoint import sources
+from bertd.reconcile import controller, resolving
 from tests.reconcile import fakes as world
 from tests.runtime import fakes
 
@@ -95,6 +100,37 @@ async def test_a_new_file_under_a_glob_answers_its_first_call(tmp_path: Path) ->
         await here.ready("Adapter", "m/new")
 
 
+async def test_a_burst_of_first_calls_is_answered(tmp_path: Path) -> None:
+    """Calls that ask for one new file at once wait for one look, however many they are."""
+    folder = tmp_path / "tenants"
+    async with running(tmp_path / "state", []) as here:
+        content(here, folder, "a", "a-1")
+        await here.apply(model(adapters=tenants(folder, "a")))
+        await here.ready("Adapter", "m/a")
+        await here.settled()
+        tenants(folder, "new")
+        content(here, folder, "new", "new-1")
+        here.resolver.asked.clear()
+        calls = [here.router.search("m", "new") for _ in range(4 * controller.LOOKS_MAX)]
+        found = await asyncio.gather(*calls)
+        assert {route.digest for route in found} == {world.digest("new-1")}
+        assert here.resolver.asked == [f"{folder}/new.safetensors"]
+
+
+async def test_a_call_while_the_daemon_stops_finds_nothing_new(tmp_path: Path) -> None:
+    """Nothing is looked at any more, and the caller is told so, not of a fault."""
+    folder = tmp_path / "tenants"
+    async with running(tmp_path / "state", []) as here:
+        content(here, folder, "a", "a-1")
+        await here.apply(model(adapters=tenants(folder, "a")))
+        await here.ready("Adapter", "m/a")
+        await here.settled()
+        tenants(folder, "new")
+        here.controller._closing = True
+        with pytest.raises(errors.NotFound):
+            await here.router.search("m", "new")
+
+
 async def test_names_that_are_not_there_cost_one_look_a_second(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +170,59 @@ async def test_names_cannot_lead_out_of_the_glob(tmp_path: Path) -> None:
             with pytest.raises(errors.NotFound):
                 await here.router.search("m", name)
         assert here.resolver.asked == []
+
+
+async def test_a_call_names_no_file_in_another_folder(tmp_path: Path) -> None:
+    """Only what a glob names may be called: no name reaches beneath or beside its folder."""
+    folder = tmp_path / "tenants"
+    async with running(tmp_path / "state", []) as here:
+        content(here, folder, "a", "a-1")
+        await here.apply(model(adapters=tenants(folder, "a")))
+        await here.ready("Adapter", "m/a")
+        await here.settled()
+        tenants(folder / "off", "x")
+        tenants(tmp_path / "other", "y")
+        here.resolver.asked.clear()
+        for name in ("off/x", "off/../../other/y"):
+            content(here, folder, name, "secret")
+            with pytest.raises(errors.NotFound):
+                await here.router.search("m", name)
+        assert here.resolver.asked == []
+
+
+async def test_while_thousands_are_read_their_names_are_not_unknown(tmp_path: Path) -> None:
+    """A base that serves before its glob was read tells callers to come back, and is not ready."""
+    folder = tmp_path / "tenants"
+
+    may_read = threading.Event()
+
+    class Slow(world.Resolver):
+        def each_adapter(
+            self, places: Sequence[sources.Listed], *args: Any
+        ) -> list[resolving.Adapter | errors.Error]:
+            assert not places or may_read.wait(world.GATE_TIMEOUT_S)
+            return super().each_adapter(places, *args)
+
+    async with running(tmp_path / "state", [], resolver=Slow) as here:
+        content(here, folder, "a", "a-1")
+        await here.apply(model(adapters=tenants(folder, "a")))
+        await fakes.until(lambda: _answers(here))
+        with pytest.raises(errors.NotReady):
+            await here.router.search("m", "a")
+        await here.controller._tell_readiness()
+        assert not here.health["ready"]
+        may_read.set()
+        await here.ready("Adapter", "m/a")
+        await fakes.until(lambda: here.health["ready"])
+        with pytest.raises(errors.NotFound):
+            await here.router.search("m", "b")
+
+
+def _answers(here: world.World) -> bool:
+    try:
+        return here.serves("m") == ""
+    except errors.Error:
+        return False
 
 
 async def test_a_replaced_file_under_a_glob_is_picked_up_at_resync(

@@ -175,6 +175,82 @@ async def test_a_cancelled_caller_leaves_nothing_to_load() -> None:
     assert bench.process.groups == []
 
 
+async def test_callers_that_gave_up_are_forgotten() -> None:
+    """While no worker is up, calls come and expire for hours: nothing of them is kept."""
+    bench = fakes.Bench()
+    adapters = bench.revision.adapters
+    content = bench.declare("a")
+    for number in range(20):
+        with pytest.raises(errors.Expired):
+            await bench.call(number, by=content, deadline_s=0.0)
+    assert adapters._waiters == 0
+    assert not adapters._demands
+
+
+async def test_a_disk_that_fails_for_a_moment_loses_no_adapter() -> None:
+    """What the worker cannot read just now is tried again by the next call; it is not broken."""
+    told: list[str] = []
+    bench = fakes.Bench()
+
+    class Away(fakes.FakeWorker):
+        spoilt = frozenset({"a"})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fakes, "SPOILT", fakes.SPOILT | {"kind": "Temporary", "reason": "DiskError"})
+        bench.use(Away)
+        bench.revision.adapters._on_lost = lambda: told.append("lost")
+        await bench.revision.start()
+        content = bench.declare("a")
+        with pytest.raises(errors.NotReady):
+            await bench.call(1, by=content)
+        with pytest.raises(errors.Temporary):
+            await bench.revision.adapters.fill()
+    assert not told
+    assert not bench.revision.adapters.lost
+    Away.spoilt = frozenset()
+    await asked(bench, content)
+
+
+async def test_large_heads_do_not_outgrow_the_memory() -> None:
+    """The bytes of a head are known when it is loaded: what is too much then makes room."""
+
+    class Heavy(fakes.FakeWorker):
+        async def load(self, adapters: list[dict[str, Any]]) -> dict[str, Any]:
+            found = await super().load(adapters)
+            return found | {"headBytes": {str(each["slot"]): 900 for each in adapters}}
+
+    bench = fakes.Bench()
+    bench.use(Heavy)
+    await bench.revision.start()
+    bench.revision.adapters.limit(3000)
+    for name in "abcdefgh":
+        bench.declare(name)
+    await bench.revision.adapters.settled()
+    assert len(held(bench)) == 3
+    assert bench.counter("bertd_adapter_cache_bytes", model="m") == 3000
+
+
+async def test_a_retired_revision_says_nothing_of_its_model() -> None:
+    """What the old revision still loads does not overwrite what is told of the new one."""
+    bench = await fakes.started()
+    content = await bench.load("a")
+    late, new = bench.revision.base, bench.another("m")
+    await new.start()
+    for name in "bc":
+        new.adapters.declare(slots.Content(name, Path(f"/{name}")))
+    await new.adapters.settled()
+    closing = asyncio.ensure_future(bench.revision.close())
+    await fakes.turn()
+    call = bench.call(1, by=content)
+    await fakes.until(lambda: bool(bench.workers[0].running))
+    assert bench.counter("bertd_adapters", model="m") == 2
+    bench.workers[0].finish(0)
+    await call
+    del call, late
+    await closing
+    await new.close()
+
+
 async def test_too_many_waiting_callers_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of calls that wait for adapters is bounded; more are told when to come back."""
     monkeypatch.setattr(residency, "WAITERS_MAX", 2)
@@ -314,6 +390,24 @@ async def test_a_closing_revision_does_not_wait_for_its_own_adapters() -> None:
     async with asyncio.timeout(5):
         await closing
     assert bench.process.lost
+
+
+async def test_nobody_waits_for_a_batch_of_a_closed_revision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An adapter that is loaded at the very end of the grace is no reason to wait for ever."""
+    monkeypatch.setattr(revision, "DRAIN_GRACE_S", 0.0)
+    bench = await fakes.started()
+    load = bench.revision.adapters._load_group
+
+    async def load_and_close(group: Any) -> None:
+        await load(group)
+        await bench.revision.close()
+
+    bench.revision.adapters._load_group = load_and_close  # type: ignore[method-assign]
+    with pytest.raises(errors.NotReady):
+        async with asyncio.timeout(5):
+            await bench.call(1, by=slots.Content("a", Path("/a")))
 
 
 async def test_nobody_waits_for_an_adapter_of_a_closed_revision(

@@ -3,6 +3,8 @@
 import asyncio
 import gc
 import hashlib
+import threading
+from concurrent import futures
 from pathlib import Path
 
 import prometheus_client
@@ -15,6 +17,7 @@ from tests import inline_adapters
 from tests.runtime import fakes
 
 CALLER = "ipv4:10.0.0.1"
+LONGEST_WAIT_S = 10.0
 
 
 class Bench:
@@ -153,6 +156,23 @@ async def test_a_large_file_is_hashed_elsewhere_to_the_same_name(bench: Bench) -
     data = bench.adapter(label_names=labels)
     assert len(data) > inline.LONGEST_HASHED_HERE_BYTES
     assert (await bench.route(data)).digest == digest(data)
+
+
+async def test_downloads_of_other_models_keep_no_adapter_waiting(bench: Bench) -> None:
+    """The loop's own threads may all be busy for minutes: proofs and digests have others."""
+    release = threading.Event()
+    with futures.ThreadPoolExecutor(1) as busy:
+        asyncio.get_running_loop().set_default_executor(busy)
+        download = asyncio.ensure_future(asyncio.to_thread(release.wait))
+        labels = tuple(f"{number:03} {'é' * 252}" for number in range(inline.LABELS_MAX))
+        data = bench.adapter(label_names=labels)
+        try:
+            for _ in range(2):
+                async with asyncio.timeout(LONGEST_WAIT_S):
+                    assert (await bench.route(data)).digest == digest(data)
+        finally:
+            release.set()
+            await download
 
 
 async def test_more_labels_than_a_call_may_bring_are_refused(bench: Bench) -> None:
@@ -332,6 +352,23 @@ async def test_the_whole_cache_is_bounded(
     for seed in range(12):
         await bench.route(bench.adapter(seed))
     assert len(bench.stored) == 5
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+async def test_a_file_that_somebody_else_removed_is_written_again(
+    bench: Bench, is_cut: bool
+) -> None:
+    """A kept adapter whose file is gone or was cut is a new one, so that its callers are served."""
+    data = bench.adapter()
+    path = (await bench.route(data)).content.path
+    path.unlink()
+    if is_cut:
+        path.write_bytes(data[:-1])
+    route = await bench.route(data)
+    assert route.content.path.read_bytes() == data
+    assert (bench.count("new"), bench.count("hit")) == (2, 0)
+    assert (await bench.route(data)).content is route.content
+    assert bench.stored == [digest(data)]
 
 
 async def test_what_an_earlier_daemon_left_is_removed(tmp_path: Path) -> None:

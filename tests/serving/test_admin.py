@@ -6,6 +6,7 @@ import json
 
 import grpc.aio
 import pytest
+import structlog
 
 from bertd import errors
 from bertd.manifest import views
@@ -263,6 +264,27 @@ async def test_a_caller_that_leaves_is_forgotten(socket):
         async with asyncio.timeout(5):
             while control.watching:
                 await asyncio.sleep(0.01)
+
+
+async def test_a_caller_that_leaves_while_it_is_told_is_no_failure(socket, caplog):
+    """Nobody reads the message that is under way: the watch ends, and no log calls it an error."""
+    large = tuple(watched.view(f"m/{at}", x="y" * 100_000) for at in range(9))
+    with structlog.testing.capture_logs() as logged:
+        async with serving(socket) as (stub, control, _):
+            control.told = [views.Change(type="added", objects=large)] * 100
+            call = stub.Watch(pb.WatchRequest())
+            assert (await call.read()).objects
+            before = -1
+            while before != control.telling:  # until the writer waits for the reader
+                before = control.telling
+                await asyncio.sleep(0.1)
+            assert before < 100
+            call.cancel()
+            async with asyncio.timeout(5):
+                while control.watching:
+                    await asyncio.sleep(0.01)
+    assert logged == []
+    assert caplog.records == []
 
 
 async def test_a_daemon_that_stops_ends_its_watches(socket):

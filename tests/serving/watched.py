@@ -16,6 +16,7 @@ class Control(fakes.Control):
         self.told: list[views.Change] = []
         self.refusal: errors.Error | None = None
         self.watching = 0
+        self.telling = 0  # changes that a watcher has taken
         self._woken = asyncio.Condition()
         self._is_closed = False
 
@@ -35,6 +36,7 @@ class Control(fakes.Control):
             while True:
                 for change in self.told[number:]:
                     number += 1
+                    self.telling += 1
                     yield change
                 if self._is_closed:
                     return

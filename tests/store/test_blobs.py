@@ -232,6 +232,35 @@ def test_half_a_file_is_put_again(tmp_path):
     assert store.path(digest).read_bytes() == b"abc"
 
 
+def test_two_writers_of_one_blob_take_turns(tmp_path, monkeypatch):
+    """Whoever has put content may have it read at once, though another puts the same just now."""
+    store, digest = blobs.Blobs(tmp_path), hashlib.sha256(b"abc").hexdigest()
+    write, at_write = os.write, [threading.Event(), threading.Event()]
+    may_write = [threading.Event(), threading.Event()]
+    numbers = iter(range(2))
+
+    def slow(fd, data):
+        number = next(numbers)
+        at_write[number].set()
+        assert may_write[number].wait(30)
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", slow)
+    writers = [threading.Thread(target=store.put, args=(b"abc", digest)) for _ in range(2)]
+    writers[0].start()
+    assert at_write[0].wait(30)
+    writers[1].start()
+    at_write[1].wait(0.2)
+    may_write[0].set()
+    writers[0].join()
+    try:
+        assert store.path(digest).read_bytes() == b"abc"
+    finally:
+        may_write[1].set()
+        writers[1].join()
+    assert store.path(digest).read_bytes() == b"abc"
+
+
 def test_a_full_disk_keeps_no_part_of_what_is_put(tmp_path, monkeypatch):
     """Content that does not fit is refused as Temporary, and nothing of it stays."""
     store = blobs.Blobs(tmp_path)
