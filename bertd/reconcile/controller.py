@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 import structlog
 
 from bertd import errors
-from bertd.reconcile import declarations, desire, live, plan, resolving, state, statuses
+from bertd.reconcile import declarations, desire, live, looks, plan, resolving, state, statuses
 from bertd.store import folded, history, objects
 
 log = structlog.get_logger()
@@ -29,9 +29,6 @@ RETRY_MAX_S = 300.0
 RETRY_JITTER = 0.2
 BETWEEN_TURNS = 256  # operations: thousands of them must not keep callers waiting
 LOOK_S = 5.0
-LOOKS_MAX = 16  # searches for adapters that nobody has seen yet, at once
-LOOK_AGAIN_S = 1.0  # not before, for a name that was not there
-LOOKED_MAX = 1024  # such names that are remembered
 SWEEP_AGAIN_S = 30.0  # not before: it looks at every stored file
 LOGGED_MAX = 16  # operations of one kind in one plan that get a line each
 
@@ -86,8 +83,7 @@ class Controller:
         self._sweep_wanted = False
         self._sweeping: asyncio.Task[None] | None = None
         self._sweep_from_s = 0.0
-        self._looks: dict[tuple[str, str], asyncio.Task[bool]] = {}
-        self._looked: dict[tuple[str, str], float] = {}  # when a name was not there
+        self._looks = looks.Looks(self._appears)
 
     # Life.
 
@@ -101,7 +97,7 @@ class Controller:
             self._closing = True
             for retry in self._retries.values():
                 retry.cancel()
-            tasks = [resync, *self._tasks.values(), *self._looks.values()]
+            tasks = [resync, *self._tasks.values(), *self._looks.running]
             tasks += [self._sweeping] if self._sweeping else []
             for task in tasks:
                 task.cancel()
@@ -313,7 +309,7 @@ class Controller:
                 self._shared,
                 on_state=lambda: self._on_worker(name),
                 on_loaded=lambda: self.poke_some({name: set()}),  # only its details have changed
-                look=functools.partial(self._look, name),
+                look=functools.partial(self._looks.find, name),
             )
         return self._live[name]
 
@@ -336,38 +332,17 @@ class Controller:
             self._sweep_wanted |= isinstance(operation, LEAVING)
         return None
 
-    async def _look(self, name: str, adapter: str) -> bool:
-        """Looks whether a file of this name has appeared under a glob since the last look.
-
-        All who ask for one name meanwhile wait for one look.
-        """
-        key, now_s = (name, adapter), asyncio.get_running_loop().time()
-        if key not in self._looks:
-            if now_s - self._looked.get(key, -LOOK_AGAIN_S) < LOOK_AGAIN_S:
-                return False
-            if len(self._looks) >= LOOKS_MAX:
-                return False
-            look = self._looks[key] = asyncio.create_task(self._look_now(key, now_s))
-            look.add_done_callback(lambda _: self._looks.pop(key))
-        return await asyncio.shield(self._looks[key])
-
-    async def _look_now(self, key: tuple[str, str], now_s: float) -> bool:
-        name, adapter = key
+    async def _appears(self, name: str, adapter: str) -> bool:
+        """Looks for a file of this name under the globs of a Model, and has it served."""
         declared = await asyncio.to_thread(self._declarations.read, name, frozenset())
         if declared is None or not await asyncio.to_thread(
             desire.could_appear, declared.globs, adapter
         ):
-            self._not_there(key, now_s)
             return False
         self.poke_some({name: {adapter}})
         if task := self._tasks.get(name):  # none while the daemon stops
             await asyncio.wait((task,), timeout=LOOK_S)
         return True
-
-    def _not_there(self, key: tuple[str, str], now_s: float) -> None:
-        if len(self._looked) >= LOOKED_MAX:
-            self._looked.clear()
-        self._looked[key] = now_s
 
     def _on_worker(self, name: str) -> None:
         """A worker came or went: probes hear at once, whatever the reconcile takes."""

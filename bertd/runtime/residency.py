@@ -21,6 +21,7 @@ from bertd.runtime import slots
 log = structlog.get_logger()
 
 GROUP_ADAPTERS = 32  # loaded by one message: folding many is ten times cheaper than one by one
+BACKGROUND_ADAPTERS = 16  # of these: whoever asks meanwhile waits for the whole group
 INLINE_ADAPTERS = 64  # in memory
 WAITERS_MAX = 4096
 RETRY_S = 0.1
@@ -281,7 +282,7 @@ class Residency:
             most = min(GROUP_ADAPTERS, max(1, self._limit_bytes // self._slot_bytes))
             return [demand.content for demand in self._demands.values()][:most]
         group: list[slots.Content] = []
-        while self._warm and len(group) < GROUP_ADAPTERS:
+        while self._warm and len(group) < BACKGROUND_ADAPTERS:
             if self._bytes_of(len(group) + 1) > self._limit_bytes:
                 self._warm.clear()
                 break

@@ -11,7 +11,7 @@ import pytest
 
 from bertd import errors
 from bertd.checkpoint import sources
-from bertd.reconcile import controller, resolving
+from bertd.reconcile import controller, looks, resolving
 from tests.reconcile import fakes as world
 from tests.runtime import fakes
 
@@ -111,7 +111,7 @@ async def test_a_burst_of_first_calls_is_answered(tmp_path: Path) -> None:
         tenants(folder, "new")
         content(here, folder, "new", "new-1")
         here.resolver.asked.clear()
-        calls = [here.router.search("m", "new") for _ in range(4 * controller.LOOKS_MAX)]
+        calls = [here.router.search("m", "new") for _ in range(4 * looks.AT_ONCE_MAX)]
         found = await asyncio.gather(*calls)
         assert {route.digest for route in found} == {world.digest("new-1")}
         assert here.resolver.asked == [f"{folder}/new.safetensors"]
@@ -135,7 +135,7 @@ async def test_names_that_are_not_there_cost_one_look_a_second(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Calls for names that nobody declares read the disk rarely, and never the sources."""
-    looks: list[str] = []
+    asked: list[str] = []
     exists = os.path.exists
     folder = tmp_path / "tenants"
     async with running(tmp_path / "state", []) as here:
@@ -144,15 +144,15 @@ async def test_names_that_are_not_there_cost_one_look_a_second(
         await here.ready("Adapter", "m/a")
         await here.settled()
         here.resolver.asked.clear()
-        monkeypatch.setattr(os.path, "exists", lambda path: looks.append(path) or exists(path))
+        monkeypatch.setattr(os.path, "exists", lambda path: asked.append(path) or exists(path))
         for _ in range(20):
             with pytest.raises(errors.NotFound):
                 await here.router.search("m", "nobody")
-        assert looks == [f"{folder}/nobody.safetensors"]
-        monkeypatch.setattr(controller, "LOOK_AGAIN_S", 0.0)
+        assert asked == [f"{folder}/nobody.safetensors"]
+        monkeypatch.setattr(looks, "AGAIN_S", 0.0)
         with pytest.raises(errors.NotFound):
             await here.router.search("m", "nobody")
-        assert len(looks) == 2
+        assert len(asked) == 2
         assert here.resolver.asked == []
 
 

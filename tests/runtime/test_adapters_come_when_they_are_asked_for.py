@@ -62,8 +62,8 @@ async def test_declared_adapters_are_loaded_in_groups() -> None:
         bench.declare(str(number))
     await bench.revision.adapters.settled()
     assert len(bench.process.loaded) == 100
-    assert max(map(len, bench.process.groups)) == residency.GROUP_ADAPTERS
-    assert len(bench.process.groups) <= 5
+    assert max(map(len, bench.process.groups)) == residency.BACKGROUND_ADAPTERS
+    assert len(bench.process.groups) <= 8
     assert bench.counter("bertd_adapters", model="m") == 100
     assert bench.counter("bertd_adapter_cache_adapters", model="m") == 100
     assert bench.counter("bertd_adapter_cache_bytes", model="m") == 100 * (fakes.SLOT_BYTES + 1)
