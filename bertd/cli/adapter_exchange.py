@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bertd import errors
-from bertd.cli import adapter_printing, terminal
+from bertd.cli import adapter_choices, adapter_printing, terminal
 
 if TYPE_CHECKING:
     from bertd.interchange import comparing
@@ -36,24 +36,6 @@ class To(enum.StrEnum):
     BASE64 = "base64"
 
 
-class HeadInput(enum.StrEnum):
-    """What a head reads."""
-
-    MEAN = "mean"
-    CLS = "cls"
-    POOLER = "pooler"
-    TOKEN = "token"
-
-
-class Problem(enum.StrEnum):
-    """What a head's outputs mean."""
-
-    SINGLE_LABEL = "single_label"
-    MULTI_LABEL = "multi_label"
-    REGRESSION = "regression"
-    TOKEN = "token"
-
-
 Base = Annotated[
     str, typer.Option("--base", help="The base it belongs to: a directory, package://… or hub://…")
 ]
@@ -74,8 +56,12 @@ OutDirectory = Annotated[Path, typer.Option("--out", help="The directory to make
 FromFormat = Annotated[From, typer.Option("--format", help="auto: told by what lies there")]
 ToFormat = Annotated[To, typer.Option("--format", help="base64 is the text of the other")]
 Labels = Annotated[str, typer.Option(help="Names of the outputs in order, a,b,c")]
-Meaning = Annotated[Problem | None, typer.Option(help="What the outputs mean, if not told")]
-Input = Annotated[HeadInput | None, typer.Option(help="What the head reads, if not the usual")]
+Meaning = Annotated[
+    adapter_choices.Problem | None, typer.Option(help="What the outputs mean, if not told")
+]
+Input = Annotated[
+    adapter_choices.HeadInput | None, typer.Option(help="What the head reads, if not the usual")
+]
 KeyPrefix = Annotated[
     str, typer.Option(help="Put before the offsets' names, for files of a bare model: bert.")
 ]

@@ -13,7 +13,7 @@ from rich import console as rich_console
 from rich import progress as rich_progress
 
 from bertd import errors
-from bertd.cli import adapter_printing
+from bertd.cli import adapter_choices, adapter_printing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,15 +25,6 @@ if TYPE_CHECKING:
     from bertd.engine import session
 
 EVALUATE_ROWS = 1024
-
-
-class Problem(enum.StrEnum):
-    """What the labels of the data are."""
-
-    SINGLE_LABEL = "single_label"
-    MULTI_LABEL = "multi_label"
-    REGRESSION = "regression"
-    TOKEN = "token"
 
 
 class Metric(enum.StrEnum):
@@ -53,15 +44,6 @@ class Precision(enum.StrEnum):
 
     FP32 = "fp32"
     BF16 = "bf16"
-
-
-class HeadInput(enum.StrEnum):
-    """What a head reads."""
-
-    MEAN = "mean"
-    CLS = "cls"
-    POOLER = "pooler"
-    TOKEN = "token"
 
 
 class HeadKind(enum.StrEnum):
@@ -99,7 +81,9 @@ File = Annotated[Path, typer.Argument(help="An adapter file")]
 Out = Annotated[Path, typer.Option("--out", help="The adapter file to write")]
 Eval = Annotated[Path | None, typer.Option("--eval", help="Labelled text, read once, at the end")]
 Labels = Annotated[str, typer.Option(help="Class order, a,b,c; else the data's labels, sorted")]
-Kind = Annotated[Problem, typer.Option("--problem", help="What the labels of the data are")]
+Kind = Annotated[
+    adapter_choices.Problem, typer.Option("--problem", help="What the labels of the data are")
+]
 Best = Annotated[
     Metric | None, typer.Option(help="What picks the best epoch; else the problem's usual one")
 ]
@@ -110,7 +94,9 @@ FitThresholds = Annotated[
     bool, typer.Option("--fit-thresholds", help="Fit a threshold per label, for multi_label")
 ]
 Head = Annotated[HeadKind, typer.Option(help="Kind of the head")]
-Input = Annotated[HeadInput | None, typer.Option(help="What the head reads [mean, token]")]
+Input = Annotated[
+    adapter_choices.HeadInput | None, typer.Option(help="What the head reads [mean, token]")
+]
 Epochs = Annotated[int, typer.Option(help="Passes over the data")]
 BatchRows = Annotated[int, typer.Option(help="Rows in one step")]
 BiasRate = Annotated[float, typer.Option(help="Peak learning rate of the biases")]
@@ -131,7 +117,7 @@ def train(  # noqa: PLR0913 (a verb's options are its parameters)
     base: Base,
     data: Data,
     out: Out,
-    problem: Kind = Problem.SINGLE_LABEL,
+    problem: Kind = adapter_choices.Problem.SINGLE_LABEL,
     eval_data: Eval = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
@@ -227,7 +213,12 @@ def evaluate(  # noqa: PLR0913 (a verb's options are its parameters)
     info = adapter_file.read_info(file)
     problem, names = problems.BY_NAME[info.head.problem], info.label_names
     asked = _columns(
-        text_column, label_column, pair_column, columns, separator, Problem(problem.name)
+        text_column,
+        label_column,
+        pair_column,
+        columns,
+        separator,
+        adapter_choices.Problem(problem.name),
     )
     table = tables.read(data, asked, problem.name)
     truth = problem.truth(table, names)
@@ -306,11 +297,11 @@ def _columns(
     pair: str | None,
     names: str,
     separator: str,
-    problem: Problem,
+    problem: adapter_choices.Problem,
 ) -> "tables.Columns":
     from bertd.bitfit import tables  # noqa: PLC0415
 
-    usual = ("tokens", "tags") if problem is Problem.TOKEN else ("text", "label")
+    usual = ("tokens", "tags") if problem is adapter_choices.Problem.TOKEN else ("text", "label")
     return tables.Columns(
         text=text or usual[0],
         label=label or usual[1],
