@@ -25,6 +25,9 @@ from bertd.tokenization import tokenizer
 REMEMBERED_MAX = 400_000  # files
 # A file that changed so shortly before it was read may change again under the same time stamp.
 YOUNG_NS = 100_000_000
+# A broken file that changed so shortly before it was read may be half of one that is being copied.
+HALF_NS = 2_000_000_000
+HALF_REASON = "BadSafetensors"
 READERS = 2  # threads: hashing and the disk take turns
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -199,8 +202,14 @@ class Resolver:
             found = self._proved(fd, source, base)
         finally:
             os.close(fd)
-        is_old = signature is not None and now_ns - signature[-1] > YOUNG_NS
-        if signature and is_old and isinstance(found, Adapter | errors.BadArtifact):
+        age_ns = now_ns - signature[-1] if signature else 0
+        if _may_be_half(found, age_ns):
+            return errors.Temporary(
+                str(found),
+                reason=HALF_REASON,
+                hint="it may still be being written; it is read again soon",
+            )
+        if signature and age_ns > YOUNG_NS and isinstance(found, Adapter | errors.BadArtifact):
             key = (base.digest, base.tokenizer_digest)
             self._remember(self._adapters, source, _Seen(signature, key, found))
         return found
@@ -243,3 +252,8 @@ class Resolver:
         if len(memory) >= REMEMBERED_MAX:
             memory.clear()
         memory[key] = value
+
+
+def _may_be_half(found: Adapter | errors.Error, age_ns: int) -> bool:
+    is_broken = isinstance(found, errors.BadArtifact) and found.reason == HALF_REASON
+    return is_broken and age_ns < HALF_NS

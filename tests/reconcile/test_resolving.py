@@ -14,7 +14,7 @@ from bertd.reconcile import declarations, resolving
 from bertd.store import blobs, objects
 from tests import inline_adapters
 
-LATER_NS = 10 * resolving.YOUNG_NS
+LATER_NS = 2 * resolving.HALF_NS
 
 
 class Bench:
@@ -45,6 +45,21 @@ class Bench:
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """A file that was written a while ago."""
     return Bench(tmp_path, monkeypatch)
+
+
+def test_half_a_file_is_tried_again_while_it_may_grow(bench: Bench) -> None:
+    """A file that is being copied is no verdict yet; one that stays broken is."""
+    whole = bench.path.read_bytes()
+    bench.path.write_bytes(whole[: len(whole) // 2])
+    bench.now_ns -= LATER_NS
+    half = bench.look()
+    assert isinstance(half, errors.Temporary)
+    assert "written" in half.hint
+    bench.path.write_bytes(whole)
+    assert isinstance(bench.look(), resolving.Adapter)
+    bench.path.write_bytes(whole[: len(whole) // 2])
+    bench.now_ns += LATER_NS
+    assert isinstance(bench.look(), errors.BadArtifact)
 
 
 def test_an_unchanged_file_is_read_once(bench: Bench) -> None:
