@@ -5,6 +5,7 @@ kept by name, an `errors.Error` beside the things that could be resolved. What d
 the last look is the same object as then, so that comparing thousands is cheap.
 """
 
+import itertools
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -69,8 +70,8 @@ class Desired:
     @property
     def failures(self) -> dict[str, errors.Error]:
         """What could not be resolved, by adapter, "" for the base; a new dict."""
-        found = {"": self.base, **self.adapters}
-        return {name: error for name, error in found.items() if isinstance(error, errors.Error)}
+        found = itertools.chain((("", self.base),), self.adapters.items())
+        return {name: error for name, error in found if isinstance(error, errors.Error)}
 
     def picture(self) -> state.DesiredModel:
         """What the plan looks at."""

@@ -132,10 +132,6 @@ class Residency:
         reading = {entry.content.digest for entry in self._table.held() if entry.content}
         return {*self._declared, *leaving, *reading}
 
-    def is_resident(self, digest: str) -> bool:
-        """Whether a declared adapter is in memory."""
-        return digest in self._resident
-
     @property
     def resident(self) -> int:
         """How many declared adapters are in memory."""

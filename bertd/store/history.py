@@ -21,7 +21,6 @@ KEPT_VERSIONS: Final = 10  # of each adapter
 KEPT_ROWS: Final = 1_000_000  # of all, those that are no longer declared included
 ROWS_AFTER_TRIMMING: Final = KEPT_ROWS * 9 // 10
 FORMAT: Final = 1
-BUSY_TIMEOUT_S: Final = 5.0
 
 TABLES: Final = """
 CREATE TABLE IF NOT EXISTS versions (
@@ -124,7 +123,7 @@ class History:
 
     def _open(self) -> None:
         with contextlib.ExitStack() as undo:
-            self._database = _opened(self._path)
+            self._database = objects.opened(self._path, synchronous="NORMAL")
             undo.callback(self._database.close)
             written = self._database.execute("PRAGMA user_version").fetchone()[0]
             if written not in (0, FORMAT):
@@ -136,7 +135,7 @@ class History:
             if found != [("ok",)]:
                 raise sqlite3.DatabaseError(str(found[0][0]))
             self._rows = self._database.execute("SELECT count(*) FROM versions").fetchone()[0]
-            self._reader = _opened(self._path)
+            self._reader = objects.opened(self._path, synchronous="NORMAL")
             undo.pop_all()
 
     def _start_anew(self) -> None:
@@ -173,16 +172,3 @@ def _unusable(path: Path, error: Exception) -> errors.Temporary:
         reason="StateUnavailable",
         hint="free space on its disk, or mend its permissions",
     )
-
-
-def _opened(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(
-        path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-    )
-    try:
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = NORMAL")
-    except BaseException:
-        database.close()
-        raise
-    return database

@@ -83,10 +83,10 @@ class Objects:
         self._writing = threading.Lock()
         self._reading = threading.Lock()
         with contextlib.ExitStack() as undo, self._translating():
-            self._database = _opened(path)
+            self._database = opened(path, synchronous="FULL")
             undo.callback(self._database.close)
             self._prepare()
-            self._reader = _opened(path)
+            self._reader = opened(path, synchronous="FULL")
             undo.pop_all()
 
     def __enter__(self) -> Self:
@@ -348,13 +348,14 @@ def _is_digest(text: str) -> bool:
     return _DIGEST.fullmatch(text) is not None
 
 
-def _opened(path: Path) -> sqlite3.Connection:
+def opened(path: Path, *, synchronous: str) -> sqlite3.Connection:
+    """A connection in WAL mode, without transactions of its own, for any thread."""
     database = sqlite3.connect(
         path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
     )
     try:
         database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")
+        database.execute(f"PRAGMA synchronous = {synchronous}")
     except BaseException:
         database.close()
         raise

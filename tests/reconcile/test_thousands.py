@@ -1,9 +1,10 @@
 """What one change among thousands of adapters touches, and what it leaves alone."""
 
 import asyncio
+import contextlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,19 @@ def declares(here: world.World, name: str) -> bool:
 def content(here: world.World, folder: Path, name: str, now: str) -> None:
     """What the file of an adapter holds from now on."""
     here.resolver.adapters[f"{folder}/{name}.safetensors"] = now
+
+
+@contextlib.asynccontextmanager
+async def serving_a_glob(tmp_path: Path) -> AsyncIterator[tuple[world.World, Path]]:
+    """A Model that serves one adapter, `a`, from a glob, and the folder of the glob."""
+    folder = tmp_path / "tenants"
+    async with running(tmp_path / "state", []) as here:
+        content(here, folder, "a", "a-1")
+        await here.apply(model(adapters=tenants(folder, "a")))
+        await here.ready("Adapter", "m/a")
+        await here.settled()
+        here.resolver.asked.clear()
+        yield here, folder
 
 
 async def test_one_applied_adapter_is_the_only_one_looked_at(tmp_path: Path) -> None:
@@ -85,15 +99,9 @@ async def test_a_changed_model_makes_a_look_at_one_adapter_a_look_at_all(tmp_pat
 
 async def test_a_new_file_under_a_glob_answers_its_first_call(tmp_path: Path) -> None:
     """Nothing has to be applied: the first call for the name of a new file finds it."""
-    folder = tmp_path / "tenants"
-    async with running(tmp_path / "state", []) as here:
-        content(here, folder, "a", "a-1")
-        await here.apply(model(adapters=tenants(folder, "a")))
-        await here.ready("Adapter", "m/a")
-        await here.settled()
+    async with serving_a_glob(tmp_path) as (here, folder):
         tenants(folder, "new")
         content(here, folder, "new", "new-1")
-        here.resolver.asked.clear()
         digest = (await here.router.search("m", "new")).digest
         assert digest == world.digest("new-1")
         assert here.resolver.asked == [f"{folder}/new.safetensors"]
@@ -102,15 +110,9 @@ async def test_a_new_file_under_a_glob_answers_its_first_call(tmp_path: Path) ->
 
 async def test_a_burst_of_first_calls_is_answered(tmp_path: Path) -> None:
     """Calls that ask for one new file at once wait for one look, however many they are."""
-    folder = tmp_path / "tenants"
-    async with running(tmp_path / "state", []) as here:
-        content(here, folder, "a", "a-1")
-        await here.apply(model(adapters=tenants(folder, "a")))
-        await here.ready("Adapter", "m/a")
-        await here.settled()
+    async with serving_a_glob(tmp_path) as (here, folder):
         tenants(folder, "new")
         content(here, folder, "new", "new-1")
-        here.resolver.asked.clear()
         calls = [here.router.search("m", "new") for _ in range(4 * looks.AT_ONCE_MAX)]
         found = await asyncio.gather(*calls)
         assert {route.digest for route in found} == {world.digest("new-1")}
@@ -119,12 +121,7 @@ async def test_a_burst_of_first_calls_is_answered(tmp_path: Path) -> None:
 
 async def test_a_call_while_the_daemon_stops_finds_nothing_new(tmp_path: Path) -> None:
     """Nothing is looked at any more, and the caller is told so, not of a fault."""
-    folder = tmp_path / "tenants"
-    async with running(tmp_path / "state", []) as here:
-        content(here, folder, "a", "a-1")
-        await here.apply(model(adapters=tenants(folder, "a")))
-        await here.ready("Adapter", "m/a")
-        await here.settled()
+    async with serving_a_glob(tmp_path) as (here, folder):
         tenants(folder, "new")
         here.controller._closing = True
         with pytest.raises(errors.NotFound):
@@ -137,13 +134,7 @@ async def test_names_that_are_not_there_cost_one_look_a_second(
     """Calls for names that nobody declares read the disk rarely, and never the sources."""
     asked: list[str] = []
     exists = os.path.exists
-    folder = tmp_path / "tenants"
-    async with running(tmp_path / "state", []) as here:
-        content(here, folder, "a", "a-1")
-        await here.apply(model(adapters=tenants(folder, "a")))
-        await here.ready("Adapter", "m/a")
-        await here.settled()
-        here.resolver.asked.clear()
+    async with serving_a_glob(tmp_path) as (here, folder):
         monkeypatch.setattr(os.path, "exists", lambda path: asked.append(path) or exists(path))
         for _ in range(20):
             with pytest.raises(errors.NotFound):
@@ -158,14 +149,8 @@ async def test_names_that_are_not_there_cost_one_look_a_second(
 
 async def test_names_cannot_lead_out_of_the_glob(tmp_path: Path) -> None:
     """A name is matched as text first: no path of a caller's making is ever looked up."""
-    folder = tmp_path / "tenants"
     (tmp_path / "secret.safetensors").touch()
-    async with running(tmp_path / "state", []) as here:
-        content(here, folder, "a", "a-1")
-        await here.apply(model(adapters=tenants(folder, "a")))
-        await here.ready("Adapter", "m/a")
-        await here.settled()
-        here.resolver.asked.clear()
+    async with serving_a_glob(tmp_path) as (here, _):
         for name in ("../secret", ".hidden", "a/../../secret", "a\x00", "UPPER", "a" * 64):
             with pytest.raises(errors.NotFound):
                 await here.router.search("m", name)
@@ -174,15 +159,9 @@ async def test_names_cannot_lead_out_of_the_glob(tmp_path: Path) -> None:
 
 async def test_a_call_names_no_file_in_another_folder(tmp_path: Path) -> None:
     """Only what a glob names may be called: no name reaches beneath or beside its folder."""
-    folder = tmp_path / "tenants"
-    async with running(tmp_path / "state", []) as here:
-        content(here, folder, "a", "a-1")
-        await here.apply(model(adapters=tenants(folder, "a")))
-        await here.ready("Adapter", "m/a")
-        await here.settled()
+    async with serving_a_glob(tmp_path) as (here, folder):
         tenants(folder / "off", "x")
         tenants(tmp_path / "other", "y")
-        here.resolver.asked.clear()
         for name in ("off/x", "off/../../other/y"):
             content(here, folder, name, "secret")
             with pytest.raises(errors.NotFound):
