@@ -10,6 +10,7 @@ from bertd.checkpoint import files as checkpoint_files
 from bertd.cli import exits, manifests, references, terminal
 from bertd.manifest import parsing, spec
 from bertd.reconcile import outputs, resolving
+from bertd.runtime import router
 
 Bases = dict[str, checkpoint_files.Base]
 
@@ -100,7 +101,7 @@ def _check_adapter(
             info = adapter_file.prove(data, base, what=what)
     finally:
         os.close(fd)
-    outputs.declared(outputs.of_file(info), wanted)
+    outputs.declared(router.Output.of(info), wanted)
 
 
 def _wrong(where: str, name: str, error: errors.Error) -> str:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 from bertd import errors
-from bertd.checkpoint import adapter_file
 from bertd.checkpoint import files as checkpoint_files
 from bertd.manifest import spec as manifest_spec
 from bertd.runtime import router
@@ -16,16 +15,6 @@ def of_base(base: checkpoint_files.Base) -> router.Output | None:
     if base.head is None:
         return None
     return router.Output(label_names=base.label_names, problem=base.problem)
-
-
-def of_file(info: adapter_file.AdapterInfo) -> router.Output:
-    """What an adapter's own file says."""
-    return router.Output(
-        label_names=info.label_names,
-        problem=info.head.problem,
-        temperature=info.temperature,
-        thresholds=info.thresholds,
-    )
 
 
 def declared(own: router.Output, by: Declared) -> router.Output:

@@ -17,7 +17,6 @@ from bertd import errors
 from bertd.checkpoint import adapter_file, beneath, sources
 from bertd.checkpoint import files as checkpoint_files
 from bertd.manifest import spec as manifest_spec
-from bertd.reconcile import outputs
 from bertd.runtime import router
 from bertd.store import blobs
 from bertd.tokenization import tokenizer
@@ -225,7 +224,7 @@ class Resolver:
 
     def _output(self, info: adapter_file.AdapterInfo) -> router.Output:
         """Thousands of adapters share few outputs: one object for equal ones."""
-        output = outputs.of_file(info)
+        output = router.Output.of(info)
         key = (
             output.label_names,
             output.problem,

@@ -191,7 +191,7 @@ class Inline:
         weakref.finalize(content, _remove, path).atexit = False
         kept = _Kept(
             content=content,
-            output=_output(info),
+            output=router.Output.of(info),
             info=dataclasses.replace(info, training={}),
         )
         self._keep(digest, kept)
@@ -272,15 +272,6 @@ def _prove_and_write(data: bytes, base: files.Base, path: Path) -> adapter_file.
             reason="DiskFull" if full else "DiskError",
         ) from error
     return info
-
-
-def _output(info: adapter_file.AdapterInfo) -> router.Output:
-    return router.Output(
-        label_names=info.label_names,
-        problem=info.head.problem,
-        temperature=info.temperature,
-        thresholds=info.thresholds,
-    )
 
 
 def _is_whole(kept: _Kept) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from bertd import errors, frames
+from bertd.checkpoint import adapter_file
 from bertd.checkpoint import files as checkpoint_files
 from bertd.runtime import calls, slots
 from bertd.runtime import revision as revisions
@@ -22,6 +23,16 @@ class Output:
     problem: str  # single_label | multi_label | regression | token
     temperature: float = 1.0
     thresholds: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, info: adapter_file.AdapterInfo) -> "Output":
+        """What an adapter's own file says."""
+        return cls(
+            label_names=info.label_names,
+            problem=info.head.problem,
+            temperature=info.temperature,
+            thresholds=info.thresholds,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
