@@ -253,6 +253,7 @@ class Controller:
         else:
             await self._execute(model, desired)
         model.generation = declared.generation
+        await self._tell_health(name)  # before a status says so: who waits for that may probe next
         await self.statuses.settle(desired, model, _now())
         return any(isinstance(error, errors.Temporary) for error in model.failures.values())
 
