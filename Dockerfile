@@ -9,16 +9,20 @@ ARG TORCH_INDEX_URL=""
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /app
 ENV PATH=/app/bin:$PATH
+# For the kernels. Only this stage has a compiler; the version is the base image's.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/*
 # torch first: it is large and changes seldom, so that its layer is built once. It is pinned; the
 # linter loses the version behind the optional flag.
 # hadolint ignore=DL3013
 RUN pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "torch==${TORCH_VERSION}"
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml CMakeLists.txt README.md LICENSE ./
 COPY bertd ./bertd
 # The checkout itself has no version to pin.
 # hadolint ignore=DL3013
-RUN pip install ".[engine]"
+RUN BERTD_REQUIRE_KERNELS=1 pip install ".[engine]"
 
 FROM python:3.11-slim
 COPY --from=build /app /app

@@ -1,0 +1,2 @@
+#define BERTD_ISA avx2
+#include "layer.h"

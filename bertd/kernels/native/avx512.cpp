@@ -1,0 +1,2 @@
+#define BERTD_ISA avx512
+#include "layer.h"

@@ -1,0 +1,2 @@
+#define BERTD_ISA avx512_bf16
+#include "layer.h"

@@ -1,0 +1,2 @@
+#define BERTD_ISA portable
+#include "layer.h"
