@@ -30,10 +30,11 @@ class Bank:
     Args:
         shape: the encoder's shape.
         weight: canonical name -> the original fp32 tensor of the base (weights and biases).
-        dtype: the table's, the encoder's own.
+        dtype: the table's: the encoder's `bias_dtype`.
         has_pooler: whether `pooler.weight` and `pooler.bias` exist in `weight`.
         base_head: the checkpoint's own head, served from slot 0.
-        slots: rows the table reserves; by default as many as its address space holds.
+        slots: rows the table reserves; by default as many as it finds room for.
+        device: whose memory holds the table; heads stay on the host.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Bank:
         has_pooler: bool,
         base_head: tuple[adapter_file.Head, Arrays] | None = None,
         slots: int | None = None,
+        device: torch.device = table.CPU,
     ) -> None:
         self.shape = shape
         self.dtype = dtype
@@ -56,7 +58,8 @@ class Bank:
         }
         names = ("pooler.weight", "pooler.bias") if has_pooler else ()
         self._base_pooler = {name: weight(name).numpy() for name in names}
-        self.table = table.BiasTable(shape, dtype, slots)
+        self._pooler = _dense(self._base_pooler, "pooler")  # of all who bring none of their own
+        self.table = table.BiasTable(shape, dtype, slots, device)
         self._heads: dict[int, tuple[layout.Layout, NDArray[np.float32]]] = {}
         head, tensors = base_head or (None, {})
         (biases,) = self._fold([{}])
@@ -74,7 +77,9 @@ class Bank:
         """
         kept, values = self._heads[slot]
         tensors = kept.unpack(values)
-        pooler = _dense(self._base_pooler | tensors, "pooler")
+        pooler = self._pooler
+        if "pooler.weight" in tensors or "pooler.bias" in tensors:
+            pooler = _dense(self._base_pooler | tensors, "pooler")
         return Loaded(head=_head(kept.head, tensors, pooler) if kept.head else None, pooler=pooler)
 
     def fold(self, adapters: Sequence[adapter_file.Adapter]) -> list[layout.Folded]:

@@ -20,7 +20,7 @@ Floats = NDArray[np.float32]
 LAYOUTS_MAX = 1024  # that are remembered; further ones are equal objects of their own
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # no slots: it caches what it derives
 class Layout:
     """How a head computes, and the names and shapes of its tensors in their order in the array.
 
@@ -31,19 +31,24 @@ class Layout:
     head: adapter_file.Head | None
     shapes: tuple[tuple[str, tuple[int, ...]], ...]
 
-    @property
+    @functools.cached_property
     def size(self) -> int:
         """How many values the array has."""
         return sum(math.prod(shape) for _, shape in self.shapes)
 
-    def unpack(self, values: Floats) -> dict[str, Floats]:
-        """The tensors, as views of `values`."""
-        tensors, start = {}, 0
+    @functools.cached_property
+    def _places(self) -> tuple[tuple[str, slice, tuple[int, ...]], ...]:
+        """Name, place in the array and shape of each tensor: every batch asks for its heads."""
+        places, start = [], 0
         for name, shape in self.shapes:
             stop = start + math.prod(shape)
-            tensors[name] = values[start:stop].reshape(shape)
+            places.append((name, slice(start, stop), shape))
             start = stop
-        return tensors
+        return tuple(places)
+
+    def unpack(self, values: Floats) -> dict[str, Floats]:
+        """The tensors, as views of `values`."""
+        return {name: values[place].reshape(shape) for name, place, shape in self._places}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

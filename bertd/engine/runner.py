@@ -1,7 +1,7 @@
 """Runs one packed batch: encoder once, then what each row asked for."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 
 from bertd import frames
 from bertd.adapters import bank as banks
-from bertd.model import encoder, heads, packing
+from bertd.engine import peak
+from bertd.model import cuda, encoder, heads, packing
 
 WARMUP_TOKENS = 64
+FIRST_TOKEN = {"cls", "pooler"}  # what reads no other token of a row
 
 
 class Runner:
@@ -23,7 +25,9 @@ class Runner:
         pooling: how `EMBED` rows become one vector: mean, max, cls or pooler.
     """
 
-    def __init__(self, encoder: encoder.Encoder, bank: banks.Bank, pooling: str) -> None:
+    def __init__(
+        self, encoder: encoder.Encoder | cuda.DeviceEncoder, bank: banks.Bank, pooling: str
+    ) -> None:
         self.encoder = encoder
         self.bank = bank
         self.pooling = pooling
@@ -44,56 +48,99 @@ class Runner:
             slots_B=batch.slots_B,
             position_offset=self.encoder.shape.position_offset,
         )
-        table = self.bank.table
-        hidden_TD = self.encoder.forward(packed, table.rows_SLW, table.tail_SD)
-        vectors = self._answer(hidden_TD, packed, batch.tasks_B.tolist())
-        return frames.Result(id=batch.id, seconds=time.perf_counter() - started, vectors=vectors)
+        tasks = batch.tasks_B.tolist()
+        loaded = self._loaded(packed, tasks)
+        wanted = self._wanted(packed, tasks, loaded)
+        states = self._forward(packed, wanted, batch.threads)
+        vectors = self._answer(states, packed, tasks, loaded)
+        operations = peak.needed(
+            self.encoder.shape, packed.lengths_B, first_only=wanted <= FIRST_TOKEN
+        )
+        seconds = time.perf_counter() - started
+        return frames.Result(id=batch.id, seconds=seconds, operations=operations, vectors=vectors)
 
     def warm_up(self) -> None:
         """Runs one batch of the base, so that the first request pays for nothing lazy."""
         tokens = min(WARMUP_TOKENS, self.encoder.shape.max_tokens)
         zeros = np.zeros(tokens, np.int32)
         row = (zeros, zeros.astype(np.uint8), banks.BASE_SLOT, frames.Task.EMBED)
+        if isinstance(self.encoder, cuda.DeviceEncoder):
+            self.encoder.warm_up(self.bank.table.rows_SLW)
         self.run(frames.pack_rows(0, [row]))
 
+    def _forward(
+        self, packed: packing.PackedBatch, wanted: frozenset[str], threads: int
+    ) -> heads.States:
+        table = self.bank.table
+        if isinstance(self.encoder, cuda.DeviceEncoder):
+            return self.encoder.fetch(packed, table.rows_SLW, table.tail_SD, wanted)
+        hidden_TD = self.encoder.forward(
+            packed, table.rows_SLW, table.tail_SD, threads, first_only=wanted <= FIRST_TOKEN
+        )
+        return heads.Hidden(hidden_TD=hidden_TD, batch=packed)
+
+    def _loaded(self, packed: packing.PackedBatch, tasks: Sequence[int]) -> dict[int, banks.Loaded]:
+        """Each slot whose head or pooler answers, once: the bank makes its objects when asked."""
+        slots = {
+            slot
+            for slot, task in zip(packed.slots_B, tasks, strict=True)
+            if task != frames.Task.EMBED or self.pooling == "pooler"
+        }
+        return {slot: self.bank[slot] for slot in slots}
+
+    def _wanted(
+        self, packed: packing.PackedBatch, tasks: Sequence[int], loaded: Mapping[int, banks.Loaded]
+    ) -> frozenset[str]:
+        """What heads and pooling will read of the hidden states."""
+        found = set()
+        for slot, task in zip(packed.slots_B, tasks, strict=True):
+            if task == frames.Task.EMBED:
+                found.add(self.pooling)
+            elif (head := loaded[slot].head) is not None:
+                found.add(head.input)
+            else:
+                raise LookupError("a row asks for logits of a slot without a head; this is a bug")
+        return frozenset(found)
+
     def _answer(
-        self, hidden_TD: torch.Tensor, packed: packing.PackedBatch, tasks: Sequence[int]
+        self,
+        states: heads.States,
+        packed: packing.PackedBatch,
+        tasks: Sequence[int],
+        loaded: Mapping[int, banks.Loaded],
     ) -> list[NDArray[np.float32]]:
         vectors: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(tasks)
         embedded = [row for row, task in enumerate(tasks) if task == frames.Task.EMBED]
         scored = [row for row, task in enumerate(tasks) if task != frames.Task.EMBED]
         results = [
-            *self._embed(hidden_TD, packed, embedded),
-            *self._score(hidden_TD, packed, scored),
+            *self._embed(states, packed, embedded, loaded),
+            *_score(states, packed, scored, loaded),
         ]
         for row, result in zip((*embedded, *scored), results, strict=True):
-            vectors[row] = np.atleast_2d(result.numpy())
+            vectors[row] = result.numpy().reshape(-1, result.shape[-1])
         return vectors
 
     def _embed(
-        self, hidden_TD: torch.Tensor, packed: packing.PackedBatch, rows: Sequence[int]
+        self,
+        states: heads.States,
+        packed: packing.PackedBatch,
+        rows: Sequence[int],
+        loaded: Mapping[int, banks.Loaded],
     ) -> Sequence[torch.Tensor]:
         if not rows:
             return ()
-        pooled_nD = heads.pool(hidden_TD, packed, self.pooling)[list(rows)]
+        pooled_nD = states.pooled(self.pooling)[list(rows)]
         if self.pooling != "pooler":
             return pooled_nD.unbind()
-        loaded = self._loaded(packed, rows)
         poolers = [loaded[packed.slots_B[row]].pooler for row in rows]
         return heads.through(pooled_nD, poolers, torch.tanh).unbind()
 
-    def _score(
-        self, hidden_TD: torch.Tensor, packed: packing.PackedBatch, rows: Sequence[int]
-    ) -> Sequence[torch.Tensor]:
-        if not rows:
-            return ()
-        loaded = self._loaded(packed, rows)
-        chosen = [loaded[packed.slots_B[row]].head for row in rows]
-        present = [head for head in chosen if head is not None]
-        if len(present) != len(rows):
-            raise LookupError("a row asks for logits of a slot without a head; this is a bug")
-        return heads.classify(hidden_TD, packed, rows, present)
 
-    def _loaded(self, packed: packing.PackedBatch, rows: Sequence[int]) -> dict[int, banks.Loaded]:
-        """Each slot that these rows use, once: the bank makes its objects anew when asked."""
-        return {slot: self.bank[slot] for slot in {packed.slots_B[row] for row in rows}}
+def _score(
+    states: heads.States,
+    packed: packing.PackedBatch,
+    rows: Sequence[int],
+    loaded: Mapping[int, banks.Loaded],
+) -> Sequence[torch.Tensor]:
+    found = [loaded[packed.slots_B[row]].head for row in rows]
+    return heads.classify(states, rows, [head for head in found if head is not None])

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bertd import errors, frames
+from bertd import cores, errors, frames
 from bertd.adapters import bank, layout
 from bertd.checkpoint import adapter_file, sources
-from bertd.engine import loading
+from bertd.engine import loading, peak
 from bertd.model import heads
 from bertd.tokenization import tokenizer
 
@@ -42,23 +42,33 @@ class Session:
             vocab=described.shape.vocab,
             token_types=described.shape.token_types,
         )
+        # Native code runs a batch on every core; torch's own threads never outnumber them.
+        self._threads = cores.usable()
+        peak.limit(self._threads)
         self._unused = itertools.count(bank.BASE_SLOT + 1)
         self._freed: list[int] = []
 
     @classmethod
-    def open(cls, source: str, *, precision: str = "fp32") -> "Session":
+    def open(cls, source: str, *, precision: str = "fp32", device: str = "cpu") -> "Session":
         """Opens a base from a directory, `package://…` or `hub://…`.
 
         The files are read in place, so nobody may change them while the session lives.
 
+        Args:
+            source: where the base lies.
+            precision: fp32, bf16, int8 or auto; what the encoder's products read. A GPU has fp8 and
+                no int8.
+            device: auto, cpu, cuda or cuda:1.
+
         Raises:
             BadArtifact: the base cannot be served.
+            InvalidRequest: there is no such precision.
         """
         place = source if "://" in source else str(Path(source).resolve())
         opened = sources.open_checkpoint(place)
         try:
             files = {name: Path(f"/proc/self/fd/{fd}").resolve() for name, fd in opened.items()}
-            return cls(loading.load_base(files, precision=precision))
+            return cls(loading.load_base(files, precision=precision, device=device))
         finally:
             sources.close(opened)
 
@@ -239,6 +249,6 @@ class Session:
         for start in range(0, len(texts), BATCH_ROWS):
             places = by_length[start : start + BATCH_ROWS]
             rows = [(encoded[i].ids, encoded[i].type_ids, slots[i], task) for i in places]
-            results = self.base.runner.run(frames.pack_rows(0, rows)).vectors
+            results = self.base.runner.run(frames.pack_rows(0, rows, self._threads)).vectors
             vectors.update(zip(places, results, strict=True))
         return [vectors[i] for i in range(len(texts))]

@@ -12,6 +12,7 @@ Shapes: B rows of the batch, n rows of one call here, T tokens, D hidden width, 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -54,21 +55,44 @@ class Head:
     pooler: Dense | None = None
 
 
-def pool(hidden_TD: torch.Tensor, batch: packing.PackedBatch, mode: str) -> torch.Tensor:
-    """One fp32 vector per row [B, D]: `mean` or `max` over tokens, or `cls`, the first one."""
-    if mode in ("cls", "pooler"):
-        return hidden_TD.index_select(0, batch.starts_B).float()
-    reduce = torch.mean if mode == "mean" else torch.amax
-    parts = [
-        reduce(hidden_TD[g.start : g.stop].float().view(g.rows, g.length, -1), dim=1)
-        for g in batch.groups
-    ]
-    return torch.cat(parts)
+class States(Protocol):
+    """What a forward left of a batch, as heads and pooling read it."""
+
+    def pooled(self, mode: str) -> torch.Tensor:
+        """One fp32 vector per row [B, D]: `mean` or `max` over tokens, or `cls`, the first one."""
+
+    def tokens(self, row: int) -> torch.Tensor:
+        """Hidden states of a row's tokens, fp32 [tokens, D]."""
 
 
-def classify(
-    hidden_TD: torch.Tensor, batch: packing.PackedBatch, rows: Sequence[int], heads: Sequence[Head]
-) -> list[torch.Tensor]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hidden:
+    """All hidden states of a batch in this process's memory; see `States`."""
+
+    hidden_TD: torch.Tensor
+    batch: packing.PackedBatch
+
+    def pooled(self, mode: str) -> torch.Tensor:
+        """[B, D]; `pooler` reads what `cls` does."""
+        if mode in ("cls", "pooler"):
+            return self.hidden_TD.index_select(0, self.batch.starts_B).float()
+        x_TD, lengths = self.hidden_TD.float(), self.batch.lengths_B
+        if mode == "max":
+            return torch.stack([x_tD.amax(dim=0) for x_tD in torch.split_with_sizes(x_TD, lengths)])
+        if len(lengths) == 1:
+            return x_TD.mean(dim=0, keepdim=True)
+        # One pass for rows of any lengths: a call for each of them would cost far more.
+        owner_T = torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths))
+        sums_BD = x_TD.new_zeros(len(lengths), x_TD.shape[1]).index_add_(0, owner_T, x_TD)
+        return sums_BD / torch.tensor(lengths).unsqueeze(1)
+
+    def tokens(self, row: int) -> torch.Tensor:
+        """[tokens, D]."""
+        start = int(self.batch.starts_B[row])
+        return self.hidden_TD[start : start + self.batch.lengths_B[row]].float()
+
+
+def classify(states: States, rows: Sequence[int], heads: Sequence[Head]) -> list[torch.Tensor]:
     """Logits of `rows` (indices into the batch), each through its own head.
 
     Returns one fp32 tensor a row: [C] for sequence heads, [tokens, C] for `token` heads.
@@ -80,9 +104,10 @@ def classify(
     for kind, places in by_input.items():
         chosen = [heads[p] for p in places]
         if kind == "token":
-            results = _tag(hidden_TD, batch, [rows[p] for p in places], chosen)
+            found = [states.tokens(rows[p]) for p in places]
+            results = [_token_logits(x, head) for x, head in zip(found, chosen, strict=True)]
         else:
-            x_nD = pool(hidden_TD, batch, kind)[[rows[p] for p in places]]
+            x_nD = states.pooled(kind)[[rows[p] for p in places]]
             results = _sequence_logits(x_nD, chosen)
         for place, result in zip(places, results, strict=True):
             logits[place] = result
@@ -108,7 +133,7 @@ def through(
     for places in by_weight.values():
         shared = [layer for place in places if (layer := layers[place]) is not None]
         weight = torch.from_numpy(shared[0].weight)
-        bias_nD = torch.from_numpy(np.stack([layer.bias for layer in shared]))
+        bias_nD = torch.from_numpy(_stacked([layer.bias for layer in shared]))
         results_nD[places] = activation(F.linear(x_nD[places], weight) + bias_nD)
     return results_nD
 
@@ -133,9 +158,14 @@ def _last(x_nD: torch.Tensor, layers: Sequence[Dense]) -> torch.Tensor:
     """Each row through its own last layer, all of equal shape: [n, C]."""
     if len(layers) * layers[0].weight.size > STACKED_MAX_VALUES:
         return _one_by_one(x_nD, layers)
-    w_nCD = torch.from_numpy(np.stack([layer.weight for layer in layers]))
-    b_nC = torch.from_numpy(np.stack([layer.bias for layer in layers]))
+    w_nCD = torch.from_numpy(_stacked([layer.weight for layer in layers]))
+    b_nC = torch.from_numpy(_stacked([layer.bias for layer in layers]))
     return torch.baddbmm(b_nC.unsqueeze(2), w_nCD, x_nD.unsqueeze(2)).squeeze(2)
+
+
+def _stacked(arrays: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """As `np.stack`, without a Python call for each array."""
+    return np.concatenate(arrays).reshape(len(arrays), *arrays[0].shape)
 
 
 def _one_by_one(x_nD: torch.Tensor, layers: Sequence[Dense]) -> torch.Tensor:
@@ -147,17 +177,6 @@ def _one_by_one(x_nD: torch.Tensor, layers: Sequence[Dense]) -> torch.Tensor:
     for places in by_layer.values():
         logits_nC[places] = layers[places[0]](x_nD[places])
     return logits_nC
-
-
-def _tag(
-    hidden_TD: torch.Tensor, batch: packing.PackedBatch, rows: Sequence[int], heads: Sequence[Head]
-) -> list[torch.Tensor]:
-    starts = batch.starts_B.tolist()
-    spans = [slice(starts[r], starts[r] + batch.lengths_B[r]) for r in rows]
-    return [
-        _token_logits(hidden_TD[span].float(), head)
-        for span, head in zip(spans, heads, strict=True)
-    ]
 
 
 def _token_logits(x_tD: torch.Tensor, head: Head) -> torch.Tensor:

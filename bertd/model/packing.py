@@ -5,6 +5,7 @@ Neighbouring rows of equal length form one *group*, the unit of attention and of
 rows by length to make groups large.
 """
 
+import functools
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -12,39 +13,36 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
-    """`rows` neighbouring rows of `length` tokens each, from token `start` and row `row` on."""
-
-    start: int
-    row: int
-    rows: int
-    length: int
-
-    @property
-    def stop(self) -> int:
-        """One past the group's last token."""
-        return self.start + self.rows * self.length
+from bertd.kernels import stack
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # no slots: it caches its groups
 class PackedBatch:
-    """Integer inputs of one forward.
+    """Integer inputs of one forward, the layers' `stack.Rows` among them.
 
     `slot_i` has an entry per row, or one where all rows share an adapter; `biased` says which
-    tokens each of them reaches: the groups, or one group of all tokens as if they were one row.
+    tokens each of them reaches. Groups are made when asked for: native code wants none.
     """
 
     ids_T: torch.Tensor
     types_T: torch.Tensor
     positions_T: torch.Tensor
     slot_i: torch.Tensor
-    biased: tuple[Group, ...]
     slots_B: list[int]
     lengths_B: list[int]
     starts_B: torch.Tensor
-    groups: tuple[Group, ...]
+
+    @functools.cached_property
+    def groups(self) -> tuple[stack.Group, ...]:
+        """The rows, in order, neighbours of equal length together."""
+        return tuple(_groups(self.lengths_B))
+
+    @property
+    def biased(self) -> tuple[stack.Group, ...]:
+        """The groups, or all tokens as if they were one row where all rows share an adapter."""
+        if len(self.slot_i) == len(self.slots_B) > 1:
+            return self.groups
+        return (stack.Group(start=0, row=0, rows=1, length=len(self.ids_T)),)
 
 
 def pack(
@@ -66,26 +64,23 @@ def pack(
     """
     starts_B = np.cumsum(lengths_B) - lengths_B
     positions_T = np.arange(len(ids_T)) - np.repeat(starts_B, lengths_B) + position_offset
-    groups = tuple(_groups(lengths_B.tolist()))
-    one_adapter = bool((slots_B == slots_B[0]).all())
-    everything = Group(start=0, row=0, rows=1, length=len(ids_T))
+    slots = slots_B.tolist()
+    one_adapter = slots.count(slots[0]) == len(slots)
     return PackedBatch(
         ids_T=_long(ids_T),
         types_T=_long(types_T),
         positions_T=_long(positions_T),
         slot_i=_long(slots_B[:1] if one_adapter else slots_B),
-        biased=(everything,) if one_adapter else groups,
-        slots_B=slots_B.tolist(),
+        slots_B=slots,
         lengths_B=lengths_B.tolist(),
         starts_B=_long(starts_B),
-        groups=groups,
     )
 
 
-def _groups(lengths: list[int]) -> list[Group]:
+def _groups(lengths: list[int]) -> list[stack.Group]:
     groups, start, row = [], 0, 0
     for length, rows in groupby(lengths):
-        group = Group(start=start, row=row, rows=sum(1 for _ in rows), length=length)
+        group = stack.Group(start=start, row=row, rows=sum(1 for _ in rows), length=length)
         groups.append(group)
         start, row = group.stop, row + group.rows
     return groups

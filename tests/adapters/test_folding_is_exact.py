@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from bertd import errors, families
 from bertd.adapters import fold
-from bertd.model import encoder
+from bertd.kernels import eager, stack
 from tests import tiny
 
 FAMILIES = ["bert", "roberta", "distilbert", "electra", "electra-square", "mpnet"]
@@ -39,7 +39,7 @@ def biased(
         scores = q @ k.transpose(1, 2) / (shape.hidden // shape.heads) ** 0.5
         context = (scores.softmax(-1) @ v).transpose(0, 1).reshape(len(x), -1)
         y = norm(f"{name}.attention_norm", linear(f"{name}.output", context) + x)
-        up = encoder.ACTIVATIONS[shape.activation](linear(f"{name}.up", y))
+        up = eager.ACTIVATIONS[shape.activation](linear(f"{name}.up", y))
         x = norm(f"{name}.ffn_norm", linear(f"{name}.down", up) + y)
     return x
 
@@ -54,7 +54,7 @@ def folded(
         name: torch.zeros_like(value) if name.endswith(".bias") else value
         for name, value in weights.items()
     }
-    sites = encoder.Sites.of(shape)
+    sites = stack.Sites.of(shape)
     for i in range(shape.layers):
         silent[f"layers.{i}.query.bias"] = rows[i, sites.query]
         silent[f"layers.{i}.output.bias"] = rows[i, sites.output]

@@ -7,7 +7,7 @@ import torch
 
 from bertd import errors
 from bertd.adapters import table
-from bertd.model import encoder
+from bertd.kernels import stack
 from tests import tiny
 
 
@@ -16,7 +16,7 @@ def test_rows_never_move() -> None:
     shape = tiny.build("bert").shape
     biases = table.BiasTable(shape, torch.float32)
     address = biases.rows_SLW.data_ptr()
-    first = torch.randn(shape.layers * encoder.row_width(shape) + shape.hidden)
+    first = torch.randn(shape.layers * stack.row_width(shape) + shape.hidden)
     biases.write(1, first)
     biases.write(biases.slots - 1, first * 2)
     assert biases.rows_SLW.data_ptr() == address
@@ -37,7 +37,7 @@ def test_a_full_table_says_so() -> None:
     """A slot beyond the table is refused with a message that counts its slots."""
     shape = tiny.build("bert").shape
     biases = table.BiasTable(shape, torch.float32, slots=2)
-    row = torch.zeros(shape.layers * encoder.row_width(shape) + shape.hidden)
+    row = torch.zeros(shape.layers * stack.row_width(shape) + shape.hidden)
     with pytest.raises(errors.Temporary, match="2 slots"):
         biases.write(2, row)
 

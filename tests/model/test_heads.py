@@ -84,11 +84,36 @@ def test_large_heads_are_not_laid_side_by_side(monkeypatch: pytest.MonkeyPatch) 
         slots_B=np.arange(64, dtype=np.int32),
         position_offset=0,
     )
+    states = heads.Hidden(hidden_TD=hidden_TD, batch=batch)
     tracemalloc.start()
-    got = heads.classify(hidden_TD, batch, range(64), mixed)
+    got = heads.classify(states, range(64), mixed)
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak_bytes < 2 * known[0].weight.nbytes
     monkeypatch.setattr(heads, "STACKED_MAX_VALUES", 1 << 40)
-    for row, expected in zip(got, heads.classify(hidden_TD, batch, range(64), mixed), strict=True):
+    for row, expected in zip(got, heads.classify(states, range(64), mixed), strict=True):
         torch.testing.assert_close(row, expected)
+
+
+@pytest.mark.parametrize("mode", ["mean", "max", "cls"])
+@pytest.mark.parametrize("lengths", [[5], [1], [3, 3, 1, 7, 3], [4, 4, 4]])
+def test_rows_of_any_lengths_are_pooled_by_themselves(mode: str, lengths: list[int]) -> None:
+    """Each row's vector is that of its own tokens, and the same wherever it lies in the batch."""
+    hidden_TD = torch.randn(sum(lengths), WIDTH, generator=torch.Generator().manual_seed(0))
+
+    def pooled(part_TD: torch.Tensor, lengths_B: list[int]) -> torch.Tensor:
+        batch = packing.pack(
+            ids_T=np.zeros(len(part_TD), np.int32),
+            types_T=np.zeros(len(part_TD), np.uint8),
+            lengths_B=np.array(lengths_B, np.int32),
+            slots_B=np.zeros(len(lengths_B), np.int32),
+            position_offset=0,
+        )
+        return heads.Hidden(hidden_TD=part_TD, batch=batch).pooled(mode)
+
+    reduce = {"mean": lambda x: x.mean(0), "max": lambda x: x.amax(0), "cls": lambda x: x[0]}[mode]
+    rows = hidden_TD.split(lengths)
+    found_BD = pooled(hidden_TD, lengths)
+    torch.testing.assert_close(found_BD, torch.stack([reduce(row) for row in rows]))
+    beside_BD = pooled(torch.cat((hidden_TD, hidden_TD)), [*lengths, *lengths])
+    torch.testing.assert_close(beside_BD[len(lengths) :], beside_BD[: len(lengths)], rtol=0, atol=0)

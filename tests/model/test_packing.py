@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from bertd.kernels import stack
 from bertd.model import encoder, packing
 from tests import tiny
 
@@ -44,8 +45,8 @@ def test_biases_are_read_per_row_and_never_laid_out_per_token(
 ) -> None:
     """A mixed batch gathers one table row per row of the batch, whatever its number of tokens."""
     model = tiny.build("bert")
-    made = encoder.Encoder(model.shape, model.weights)
-    width = encoder.row_width(model.shape)
+    made = encoder.Encoder(model.shape, model.weights, library=None)
+    width = stack.row_width(model.shape)
     rows_SLW = torch.randn(5, model.shape.layers, width)
     tail_SD = torch.randn(5, model.shape.hidden)
     gathered: list[tuple[int, ...]] = []
@@ -65,9 +66,7 @@ def test_every_row_gets_its_own_biases() -> None:
     model = tiny.build("bert")
     made = encoder.Encoder(model.shape, model.weights)
     generator = torch.Generator().manual_seed(3)
-    rows_SLW = torch.randn(
-        6, model.shape.layers, encoder.row_width(model.shape), generator=generator
-    )
+    rows_SLW = torch.randn(6, model.shape.layers, stack.row_width(model.shape), generator=generator)
     tail_SD = torch.randn(6, model.shape.hidden, generator=generator)
     lengths, slots = [4, 4, 4, 9, 1, 1, 4], [5, 1, 5, 2, 2, 3, 0]
     together = made.forward(pack(lengths, slots), rows_SLW, tail_SD).split(lengths)
