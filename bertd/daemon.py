@@ -23,9 +23,9 @@ import prometheus_client
 import structlog
 import uvloop
 
-from bertd import addresses, errors, metrics
+from bertd import addresses, cores, errors, metrics
 from bertd.reconcile import control, controller, live, resolving
-from bertd.runtime import cores, dispatcher, inline, router
+from bertd.runtime import devices, dispatcher, inline, router
 from bertd.serving import admin, guard, health, inference, server, sockets
 from bertd.store import blobs, history, lock, objects
 
@@ -100,11 +100,14 @@ async def _serving(options: Options) -> AsyncIterator[None]:
             objects=store,
             resolver=resolver,
             shared=live.Shared(
-                device=dispatcher.Dispatcher(options.lanes or cores.usable(), monotonic),
+                devices=devices.Devices(
+                    dispatcher.Dispatcher(options.lanes or cores.usable(), monotonic)
+                ),
                 router=routes,
                 metrics=series,
                 blob=resolver.path,
                 folded=options.state_dir / "folded",
+                choices=options.state_dir / "choices",
             ),
             on_health=functools.partial(_tell, states),
             history=versions,

@@ -2,16 +2,19 @@
 
 Every message is one frame: a fixed header and a body of plain little-endian arrays, read in place.
 Control messages (load an adapter, free a slot) are small JSON bodies. Nothing here is ever pickled.
+The magic changes with every layout: a daemon whose installation was replaced under it refuses the
+workers of another version instead of misreading them.
 
-    header   magic "BTD1" | kind u32 | id u64 | rows u32 | values u32 | body bytes u32
-    BATCH    lengths, slots, tasks: i32[rows] each | ids i32[values] | types u8[values]
-    RESULT   seconds f64 | shapes i32[rows, 2] | floats f32[values]
+    header   magic "BTD2" | kind u32 | id u64 | rows u32 | values u32 | body bytes u32
+    BATCH    threads i32 | lengths, slots, tasks i32[rows] | ids i32[values] | types u8[values]
+    RESULT   seconds f64 | operations f64 | shapes i32[rows, 2] | floats f32[values]
     FAILURE  UTF-8 text
     CONTROL  UTF-8 JSON
 """
 
 import enum
 import json
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +26,8 @@ from numpy.typing import NDArray
 from bertd import errors
 
 HEADER = struct.Struct("<4sIQIII")
-MAGIC = b"BTD1"
+SPENT = struct.Struct("<dd")
+MAGIC = b"BTD2"
 BODY_MAX_BYTES = 256 << 20
 FAILURE_MAX_CHARS = 2_000
 
@@ -61,7 +65,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Rows to run: B rows, T tokens of all rows end to end."""
+    """Rows to run: B rows, T tokens of all rows end to end, by so many threads together."""
 
     id: int
     lengths_B: Ints
@@ -69,14 +73,19 @@ class Batch:
     tasks_B: Ints
     ids_T: Ints
     types_T: NDArray[np.uint8]
+    threads: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One float32 array per row of the batch, and the seconds that computing took."""
+    """One float32 array per row of the batch, and what computing took.
+
+    `operations` are those of matrix products that the answers needed; 0 where nobody counted.
+    """
 
     id: int
     seconds: float
+    operations: float = 0.0
     vectors: list[Floats]
 
 
@@ -104,6 +113,7 @@ def encode_batch(batch: Batch) -> bytes:
     """One BATCH frame."""
     body = b"".join(
         (
+            struct.pack("<i", batch.threads),
             batch.lengths_B.tobytes(),
             batch.slots_B.tobytes(),
             batch.tasks_B.tobytes(),
@@ -117,14 +127,16 @@ def encode_batch(batch: Batch) -> bytes:
 def decode_batch(header: Header, body: memoryview) -> Batch:
     """The arrays of a BATCH frame, as views on `body`."""
     rows, tokens = header.rows, header.values
-    ints = np.frombuffer(body, np.int32, 3 * rows + tokens)
+    threads = int(np.frombuffer(body, np.int32, 1)[0])
+    ints = np.frombuffer(body, np.int32, 3 * rows + tokens, offset=4)
     return Batch(
         id=header.id,
+        threads=threads,
         lengths_B=ints[:rows],
         slots_B=ints[rows : 2 * rows],
         tasks_B=ints[2 * rows : 3 * rows],
         ids_T=ints[3 * rows :],
-        types_T=np.frombuffer(body, np.uint8, tokens, offset=ints.nbytes),
+        types_T=np.frombuffer(body, np.uint8, tokens, offset=4 + ints.nbytes),
     )
 
 
@@ -132,20 +144,32 @@ def encode_result(result: Result) -> bytes:
     """One RESULT frame; every vector is [n, values], a plain vector counts as one row."""
     shapes = np.array([(1, *v.shape)[-2:] for v in result.vectors], np.int32)
     floats = b"".join(np.ascontiguousarray(v, np.float32).tobytes() for v in result.vectors)
-    body = struct.pack("<d", result.seconds) + shapes.tobytes() + floats
+    body = SPENT.pack(result.seconds, result.operations) + shapes.tobytes() + floats
     return _frame(Kind.RESULT, result.id, len(result.vectors), len(floats) // 4, body)
 
 
 def decode_result(header: Header, body: memoryview) -> Result:
-    """The arrays of a RESULT frame, copied out of `body`; each is [n, values]."""
-    (seconds,) = struct.unpack_from("<d", body)
-    shapes = np.frombuffer(body, np.int32, 2 * header.rows, offset=8).reshape(-1, 2)
-    floats = np.frombuffer(body, np.float32, header.values, offset=8 + shapes.nbytes).copy()
+    """The arrays of a RESULT frame, copied out of `body`; each is [n, values].
+
+    Raises:
+        Bug: numbers that no worker of this version sends.
+        ValueError: the body is shorter than it says.
+    """
+    seconds, operations = SPENT.unpack_from(body)
+    shapes = np.frombuffer(body, np.int32, 2 * header.rows, offset=SPENT.size).reshape(-1, 2)
+    start = SPENT.size + shapes.nbytes
+    floats = np.frombuffer(body, np.float32, header.values, offset=start).copy()
+    sizes = shapes.astype(np.int64).prod(axis=1)
+    sane = 0 <= seconds < math.inf and 0 <= operations < math.inf
+    if not sane or (shapes < 0).any() or sizes.sum() != len(floats):
+        raise errors.Bug(
+            f"not a result: {seconds} s, {operations} operations, {sizes.sum()} values"
+        )
     vectors, start = [], 0
     for n, width in shapes.tolist():
         vectors.append(floats[start : start + n * width].reshape(n, width))
         start += n * width
-    return Result(id=header.id, seconds=seconds, vectors=vectors)
+    return Result(id=header.id, seconds=seconds, operations=operations, vectors=vectors)
 
 
 def encode_failure(failure: Failure) -> bytes:
@@ -170,10 +194,13 @@ def decode_control(body: memoryview) -> dict[str, Any]:
     return message
 
 
-def pack_rows(id_: int, rows: Sequence[tuple[Ints, NDArray[np.uint8], int, Task]]) -> Batch:
+def pack_rows(
+    id_: int, rows: Sequence[tuple[Ints, NDArray[np.uint8], int, Task]], threads: int = 1
+) -> Batch:
     """Lays rows (ids, types, slot, task) end to end."""
     return Batch(
         id=id_,
+        threads=threads,
         lengths_B=np.array([len(row[0]) for row in rows], np.int32),
         slots_B=np.array([row[2] for row in rows], np.int32),
         tasks_B=np.array([row[3] for row in rows], np.int32),

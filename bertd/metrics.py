@@ -98,6 +98,10 @@ class Metrics:
         self._batch_tokens.at(model).observe(tokens)
         self._batch_adapters.at(model).observe(adapters)
 
+    def efficiency(self, *, model: str, share: float) -> None:
+        """Operations that answers needed, over what the busy lanes could have done, lately."""
+        self._efficiency.at(model).set(share)
+
     def queue(self, *, model: str, rows: int, tokens: int, delay_s: float) -> None:
         """The state of a queue: what waits, and the predicted wait of a row that arrives now."""
         self._queue_rows.at(model).set(rows)
@@ -118,10 +122,12 @@ class Metrics:
 
     # Objects: recorded by the reconciler.
 
-    def revision(self, *, model: str, revision: str, precision: str, digest: str) -> None:
+    def revision(
+        self, *, model: str, revision: str, precision: str, kernels: str, digest: str
+    ) -> None:
         """The revision that serves from now on, instead of the one before."""
         self._revision.forget(model=model)
-        self._revision.at(model, revision, precision, digest).set(1)
+        self._revision.at(model, revision, precision, kernels, digest).set(1)
 
     def adapters(self, *, model: str, declared: int, resident: int, size_bytes: int) -> None:
         """How many different adapters a model serves, how many are in memory, and their bytes."""
@@ -198,6 +204,9 @@ class Metrics:
         self._batch_adapters = self._histogram(
             "batch_adapters", "Different adapters in a batch.", _ROWS
         )
+        self._efficiency = self._gauge(
+            "compute_efficiency", "Useful operations over the measured peak of busy lanes.", "model"
+        )
         self._queue_rows = self._gauge("queue_rows", "Rows that wait.", "model")
         self._queue_tokens = self._gauge("queue_tokens", "Tokens that wait.", "model")
         self._queue_delay = self._gauge(
@@ -209,7 +218,9 @@ class Metrics:
 
     def _declare_state(self) -> None:
         self._revision = self._gauge(
-            "revision_info", "1 for what serves.", "model", "revision", "precision", "digest"
+            "revision_info",
+            "1 for what serves.",
+            *("model", "revision", "precision", "kernels", "digest"),
         )
         self._declare_adapters()
         self._manifest = prometheus_client.Gauge(

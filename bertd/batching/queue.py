@@ -32,6 +32,11 @@ class Queue:
         return self._tokens
 
     @property
+    def longest(self) -> int:
+        """Tokens of the longest row that waits; 0 without rows."""
+        return max((row.tokens for row in self._rows), default=0)
+
+    @property
     def next_deadline_s(self) -> float:
         """When the next row expires; infinity without rows."""
         return self._rows[0].deadline_s if self._rows else math.inf

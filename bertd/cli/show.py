@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from bertd import errors
+from bertd.cli import facts as facts_in_words
 from bertd.cli import references, table, terminal
 from bertd.client import admin
 
@@ -105,6 +106,7 @@ def as_description(shown: admin.Object) -> str:
     from bertd.manifest import writing  # noqa: PLC0415 (a table must not wait for pydantic)
 
     status = shown.status
+    details = facts_in_words.engine(status.details)
     facts = {
         "Name": shown.name,
         "Kind": shown.kind,
@@ -112,7 +114,7 @@ def as_description(shown: admin.Object) -> str:
         "Generation": f"{shown.generation} (observed: {status.observed_generation})",
         "Revision": status.revision,
         "Digest": status.digest,
-        **{_title(key): _fact(value) for key, value in sorted(status.details.items())},
+        **{_title(key): _fact(value) for key, value in sorted(details.items())},
     }
     widest = max(map(table.width, facts)) + 1
     lines = [f"{key + ':':{widest}} {value or '-'}" for key, value in facts.items()]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from bertd import errors, frames
-from bertd.engine import intake, loading, runner
+from bertd.engine import devices, intake, loading, peak, runner
 
 LOAD_ADAPTERS_MAX = 64  # of one message, which other messages wait behind
 
@@ -93,7 +93,11 @@ class Worker:
         files = {name: Path(path) for name, path in message["files"].items()}
         folded = message["folded"]
         self._base = loading.load_base(
-            files, precision=message["precision"], pooling=message["pooling"]
+            files,
+            precision=message["precision"],
+            pooling=message["pooling"],
+            device=message.get("device", devices.CPU),
+            choices=Path(message["choices"]) if message.get("choices") else None,
         )
         self._intake = intake.Intake(self._base, Path(folded) if folded else None)
         self._base.runner.warm_up()
@@ -103,7 +107,7 @@ class Worker:
             )
             lane.daemon = True
             lane.start()
-        return self._base.facts() | {"foldedKey": self._intake.cache_key}
+        return facts(self._base) | {"foldedKey": self._intake.cache_key}
 
     def _load(self, message: dict[str, Any]) -> dict[str, Any]:
         if self._intake is None:
@@ -123,14 +127,27 @@ class Worker:
         return {}
 
 
+def facts(base: loading.LoadedBase) -> dict[str, Any]:
+    """What is known of a base on this machine, its speed included; JSON values."""
+    found = base.facts()
+    on_cpu = base.device.type == devices.CPU
+    peaks = peak.measure() if on_cpu else devices.lane_peak(base.device)
+    per_token, per_token_squared = peak.operations(base.description.shape)
+    return found | {
+        "operationsPerToken": per_token,
+        "operationsPerTokenSquared": per_token_squared,
+        "peakOperationsPerSecond": {name: round(rate) for name, rate in peaks.items()},
+        # torch's own threads are one for each lane: only native code computes together.
+        "wide": on_cpu and found["kernels"] != loading.EAGER,
+    }
+
+
 def run_lane(channel: Channel, runner: runner.Runner) -> None:
     """Runs batches one after the other until the front closes the socket.
 
-    torch keeps a thread count per thread, and only one that was read back stays, so every lane
-    sets and reads its own: one.
+    torch keeps a thread count per thread, so every lane sets its own: one.
     """
-    torch.set_num_threads(1)
-    torch.get_num_threads()
+    peak.alone()
     try:
         while (frame := channel.receive()) is not None:
             header, body = frame
@@ -140,9 +157,15 @@ def run_lane(channel: Channel, runner: runner.Runner) -> None:
 
 
 def _run(header: frames.Header, body: memoryview, runner: runner.Runner) -> bytes:
-    """One answer frame for one batch frame; a failure concerns this batch alone."""
+    """One answer frame for one batch frame; a failure concerns this batch alone.
+
+    Raises:
+        torch.AcceleratorError: the GPU's context is lost, and with it this process's use.
+    """
     try:
         return frames.encode_result(runner.run(frames.decode_batch(header, body)))
+    except torch.AcceleratorError:
+        raise  # a GPU that failed so fails every batch after: another worker takes over
     except Exception as error:
         log.exception("a batch failed")
         message = f"{type(error).__name__}: {error}"

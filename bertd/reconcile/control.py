@@ -32,7 +32,7 @@ class Control:
         self._objects = objects
         self._controller = controller
         self._metrics = metrics
-        self._shown = showing.Showing(objects, controller.statuses)
+        self._shown = showing.Showing(objects, controller.statuses, measured=controller.measured)
         self._applying = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
 

@@ -345,6 +345,11 @@ class Controller:
             await asyncio.wait((task,), timeout=LOOK_S)
         return True
 
+    def measured(self, name: str) -> dict[str, object]:
+        """What is known of a running Model that changes all the time; JSON values."""
+        model = self._live.get(name)
+        return model.measured() if model else {}
+
     def _on_worker(self, name: str) -> None:
         """A worker came or went: probes hear at once, whatever the reconcile takes."""
         if model := self._live.get(name):

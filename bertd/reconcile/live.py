@@ -6,13 +6,19 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import structlog
+
 from bertd import errors, metrics
 from bertd.batching import batch
 from bertd.reconcile import desire, outputs, plan, resolving, state
-from bertd.runtime import dispatcher, feeder, memory, revision, router, slots, worker
+from bertd.runtime import devices, feeder, memory, revision, router, slots, worker
 from bertd.tokenization import tokenizer
 
+log = structlog.get_logger()
+
 LOADING_RETRY_S = 0.5
+EFFICIENCY_DIGITS = 3
+EAGER = "torch"  # the kernels of a worker that has no native code for this machine
 
 Look = Callable[[str], Awaitable[bool]]
 
@@ -60,12 +66,13 @@ class Running:
 class Shared:
     """What all Models of a daemon have in common."""
 
-    device: dispatcher.Dispatcher  # where workers' lanes come from
+    devices: devices.Devices  # where workers' lanes come from
     router: router.Router  # where names are published
     metrics: metrics.Metrics
     blob: Callable[[str], Path]  # where the stored file of a digest lies
     spawn: revision.Spawn = worker.Worker.spawn
     folded: Path | None = None  # directory for folded adapters, found again after a restart
+    choices: Path | None = None  # directory for precisions that were measured and chosen
 
 
 class LiveModel:
@@ -153,12 +160,17 @@ class LiveModel:
             return {}
         return {
             **running.revision.facts,
-            "lanes": self._shared.device.permits,
+            "lanes": running.revision.lanes,
             "workerPid": running.revision.worker_pid,
             "adapters": len(running.adapters),
             "adaptersInMemory": running.revision.adapters.resident,
             "maxLength": running.tokenizer.max_length,
         }
+
+    def measured(self) -> dict[str, object]:
+        """Facts that change with every batch, as they are now; JSON values."""
+        share = self.serving.revision.efficiency if self.serving else 0.0
+        return {"efficiency": round(share, EFFICIENCY_DIGITS)} if share else {}
 
     # Names, as the router asks for them.
 
@@ -280,10 +292,12 @@ class LiveModel:
                     files=base.files,
                     precision=spec.precision,
                     pooling=spec.pooling.mode or base.description.pooling.mode,
+                    device=spec.offload.device,
                     folded=self._shared.folded,
+                    choices=self._shared.choices,
                 ),
                 _limits(limits),
-                device=self._shared.device,
+                devices=self._shared.devices,
                 metrics=self._shared.metrics,
                 on_state=self._on_state,
                 on_loaded=self._on_loaded,
@@ -309,10 +323,15 @@ class LiveModel:
         if not running.revision.serving:
             raise errors.Temporary("its worker is being replaced", reason="WorkerRestarting")
         self.serving = running
+        facts = running.revision.facts
+        if facts.get("kernels") == EAGER:
+            reason = facts.get("kernelsReason")
+            log.warning("no native kernels: torch computes", model=self.name, reason=reason)
         self._shared.metrics.revision(
             model=self.name,
             revision=name,
-            precision=str(running.revision.facts.get("precision", "")),
+            precision=str(facts.get("precision", "")),
+            kernels=str(facts.get("kernels", "")),
             digest=running.base.description.digest,
         )
 

@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import heapq
 import itertools
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 
 from bertd.manifest import views
 from bertd.reconcile import statuses, watching
@@ -18,11 +18,24 @@ class Showing:
     """What is stored together with what was observed of it.
 
     No call costs more than what it returns, however many objects there are.
+
+    Args:
+        objects: what is stored.
+        statuses: what was observed of it.
+        measured: facts about a Model that change with every batch: shown to whoever asks, but no
+            news to those who watch.
     """
 
-    def __init__(self, objects: objects.Objects, statuses: statuses.Statuses) -> None:
+    def __init__(
+        self,
+        objects: objects.Objects,
+        statuses: statuses.Statuses,
+        *,
+        measured: Callable[[str], Mapping[str, object]] = lambda _: {},
+    ) -> None:
         self._objects = objects
         self._statuses = statuses
+        self._measured = measured
 
     def get(self, kind: views.Kind, name: str) -> views.ObjectView:
         """One object with its status, and with the versions of an adapter.
@@ -33,11 +46,15 @@ class Showing:
         view = self._statuses.inline(name) if kind == "Adapter" else None
         view = view or self._statuses.view(self._objects.get(kind, name))
         if kind == "Model":
-            return view
+            return self._with_measured(view)
         model = str(view.spec["model"])
         versions = self._statuses.versions(model, name.removeprefix(f"{model}/"))
         status = dataclasses.replace(view.status, versions=versions)
         return dataclasses.replace(view, status=status)
+
+    def _with_measured(self, view: views.ObjectView) -> views.ObjectView:
+        details = {**view.status.details, **self._measured(view.name)}
+        return dataclasses.replace(view, status=dataclasses.replace(view.status, details=details))
 
     async def list(self, kind: views.Kind, limit: int, after: str) -> views.Page:
         """At most `limit` objects whose names follow `after`, in order of names."""
@@ -96,7 +113,11 @@ class Showing:
             self._statuses.view(own[name]) if name in own else self._statuses.inline(name)
             for name in names
         )
-        found = [view for view in shown if view is not None]
+        found = [
+            self._with_measured(view) if view.kind == "Model" else view
+            for view in shown
+            if view is not None
+        ]
         is_more = len(found) > limit
         return views.Page(
             objects=tuple(found[:limit]), next_after=found[limit - 1].name if is_more else ""

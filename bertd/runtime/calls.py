@@ -76,11 +76,8 @@ def job(row: batch.Row) -> Job:
     return row.payload
 
 
-def frame(id_: int, rows: Sequence[batch.Row]) -> bytes:
-    """The BATCH frame of these rows."""
+def frame(id_: int, rows: Sequence[batch.Row], threads: int = 1) -> bytes:
+    """The BATCH frame of these rows, to run on so many threads."""
     jobs = [job(row) for row in rows]
-    return frames.encode_batch(
-        frames.pack_rows(
-            id_, [(j.encoded.ids, j.encoded.type_ids, j.entry.slot, j.task) for j in jobs]
-        )
-    )
+    packed = [(j.encoded.ids, j.encoded.type_ids, j.entry.slot, j.task) for j in jobs]
+    return frames.encode_batch(frames.pack_rows(id_, packed, threads))

@@ -1,7 +1,8 @@
 """Permits of one device: which revision may run a batch next.
 
-Each permit is the right to run one batch on one lane. The front holds them all, so that several
-revisions and models together never run more batches than the device has lanes.
+Each permit is the right to keep one thread of one lane busy; a wide batch holds several. The front
+holds them all, so that several revisions and models together never run more threads than the device
+has lanes.
 """
 
 import asyncio
@@ -20,8 +21,16 @@ class Runnable(Protocol):
     def ready_at(self) -> float:
         """When it could use a permit: in the past for at once, infinity for not at all."""
 
-    def dispatch(self, free_permits: int) -> bool:
-        """Starts a batch on a permit; False when there was nothing to run after all."""
+    def dispatch(self, free_permits: int, *, is_alone: bool) -> int:
+        """Starts a batch on some of the free permits.
+
+        Args:
+            free_permits: how many there are, at least one.
+            is_alone: whether nobody else could use one now.
+
+        Returns:
+            The permits that the batch holds; 0 when there was nothing to run after all.
+        """
 
 
 class Dispatcher:
@@ -47,23 +56,27 @@ class Dispatcher:
         """Takes a revision out; permits that it holds come back by `release`."""
         self._runnables.remove(runnable)
 
-    def release(self) -> None:
-        """One batch ended, in whatever way."""
-        self._free += 1
+    def move(self, runnable: Runnable, other: "Dispatcher") -> None:
+        """Lets a revision that holds no permit take part at another device, if it does here."""
+        if runnable in self._runnables:
+            self.remove(runnable)
+            other.add(runnable)
+
+    def release(self, permits: int) -> None:
+        """A batch that held so many permits ended, in whatever way."""
+        self._free += permits
         self.pump()
 
     def pump(self) -> None:
         """Starts every batch that may start now, and comes back when the next one may."""
-        while self._free and (chosen := self._most_urgent()) is not None:
-            self._free -= 1
-            if not chosen.dispatch(self._free):
-                self._free += 1
+        while self._free and (ready := self._ready()):
+            chosen = min(ready, key=lambda r: r.next_deadline_s)
+            self._free -= chosen.dispatch(self._free, is_alone=len(ready) == 1)
         self._wake_later()
 
-    def _most_urgent(self) -> Runnable | None:
+    def _ready(self) -> list[Runnable]:
         now_s = self._clock()
-        ready = [r for r in self._runnables if r.ready_at() <= now_s]
-        return min(ready, key=lambda r: r.next_deadline_s, default=None)
+        return [r for r in self._runnables if r.ready_at() <= now_s]
 
     def _wake_later(self) -> None:
         if self._timer is not None:

@@ -14,13 +14,12 @@ from dataclasses import dataclass, replace
 import structlog
 
 from bertd import errors, frames, metrics
-from bertd.batching import batch, cost, queue
+from bertd.batching import batch, cost, efficiency, queue, sharing
 from bertd.runtime import calls, dispatcher, slots
 from bertd.tokenization import tokenizer
 
 log = structlog.get_logger()
 
-SPLIT_TOKENS = 128  # below this, splitting a backlog over idle lanes gains nothing
 POISON_DEATHS = 2
 
 
@@ -32,8 +31,24 @@ class Limits:
     max_queue_delay_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A batch on its lane, and how many threads, which are permits, it keeps busy."""
+
+    rows: list[batch.Row]
+    threads: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all its rows."""
+        return sum(row.tokens for row in self.rows)
+
+
 class Feeder:
     """Feeds the lanes of one revision.
+
+    `is_wide` says whether those who take frames can run a batch on several threads, `peak_per_s`
+    what each thread can do (0: nobody knows), `efficiency` how much of that they reached lately.
 
     Args:
         model: name for errors and metrics.
@@ -56,16 +71,25 @@ class Feeder:
     ) -> None:
         self.limits = limits
         self.open = False
+        self.is_wide = False
+        self.peak_per_s = 0.0
+        self.efficiency = 0.0
         self._model = model
         self._device = device
         self._metrics = metrics
         self._clock = clock
         self._send = send
         self._queue = queue.Queue()
-        self._running: dict[int, list[batch.Row]] = {}
+        self._running: dict[int, Running] = {}
         self._idle = list(range(device.permits))
         self._sequence = itertools.count()
         self._cost = cost.Cost()
+        self._efficiency = efficiency.Efficiency()
+
+    def use(self, device: dispatcher.Dispatcher) -> None:
+        """Takes permits of another device from now on; nothing may be running."""
+        self._device = device
+        self._idle = list(range(device.permits))
 
     # Rows in.
 
@@ -144,8 +168,8 @@ class Feeder:
         tokens = self._queue.tokens
         batches = math.ceil(max(tokens / limits.max_tokens, len(self._queue) / limits.max_rows))
         busy_s = 0.0
-        if not self._idle:
-            running = [sum(row.tokens for row in rows) for rows in self._running.values()]
+        if sum(each.threads for each in self._running.values()) >= self._device.permits:
+            running = [each.tokens for each in self._running.values()]
             busy_s = self._cost.seconds(sum(running), batches=len(running))
         queued_s = self._cost.seconds(tokens, batches=batches)
         return queue.predicted_wait_s(queued_s, busy_s, self._device.permits)
@@ -165,34 +189,42 @@ class Feeder:
 
     def _is_isolating(self) -> bool:
         """A suspect runs with nothing beside it on any lane, so that a death blames it alone."""
-        suspects = (rows[0].isolate for rows in self._running.values())
+        suspects = (each.rows[0].isolate for each in self._running.values())
         return bool(self._running) and (self._queue.next_is_isolated or any(suspects))
 
-    def dispatch(self, free_permits: int) -> bool:
-        """Sends the next batch to an idle lane; False when only expired rows were waiting."""
-        taken = self._queue.take(self._batch_limits(free_permits), self._clock())
+    def dispatch(self, free_permits: int, *, is_alone: bool) -> int:
+        """Sends the next batch to an idle lane; see `dispatcher.Runnable`."""
+        share = self._share(free_permits, is_alone=is_alone)
+        limits = replace(self.limits.batch, max_tokens=share.tokens)
+        taken = self._queue.take(limits, self._clock())
         for row in taken.expired:
             self._expire(row)
         if taken.batch and taken.batch[0].isolate and self._running:
             self._queue.put_back(taken.batch)  # an expired row hid it from `ready_at`
-            return False
+            return 0
         if not taken.batch:
-            return False
+            return 0
         lane = self._idle.pop()
-        self._running[lane] = taken.batch
+        self._running[lane] = Running(taken.batch, share.threads)
         now_s = self._clock()
         for row in taken.batch:
             calls.job(row).started_s = now_s
-        self._send(lane, calls.frame(lane, taken.batch))
+        self._send(lane, calls.frame(lane, taken.batch, share.threads))
         self._record_batch(taken.batch)
-        return True
+        return share.threads
 
-    def _batch_limits(self, free_permits: int) -> batch.Limits:
-        """Shares a backlog among lanes that would otherwise idle; rows are independent."""
-        limits = self.limits.batch
-        lanes = 1 + min(free_permits, len(self._idle) - 1)
-        share = max(SPLIT_TOKENS, math.ceil(self._queue.tokens / lanes))
-        return replace(limits, max_tokens=min(limits.max_tokens, share))
+    def _share(self, free_permits: int, *, is_alone: bool) -> sharing.Share:
+        """What the next batch may take of the queue and of the free permits."""
+        lanes = min(free_permits, len(self._idle))
+        tokens = self._queue.tokens
+        return sharing.share(
+            rows=len(self._queue),
+            tokens=tokens,
+            longest=self._queue.longest if lanes > 1 else tokens,
+            limits=self.limits.batch,
+            lanes=lanes,
+            spare=free_permits if self.is_wide and is_alone else 1,
+        )
 
     # Answers back.
 
@@ -200,11 +232,12 @@ class Feeder:
         """A lane answered: the lane gets its next batch before the callers wake."""
         # First what may raise: the transport then ends the worker, whose rows run again.
         result = frames.decode_result(header, body) if header.kind == frames.Kind.RESULT else None
-        rows = self._running.pop(lane)
+        done = self._running.pop(lane)
+        rows = done.rows
         self._idle.append(lane)
         if result is not None:
-            self._cost.learn(sum(row.tokens for row in rows), result.seconds)
-        self._device.release()
+            self._learn(done, result)
+        self._device.release(done.threads)
         if result is not None and len(result.vectors) == len(rows):
             self._answer(rows, result)
         else:
@@ -220,10 +253,10 @@ class Feeder:
         lost = list(self._running.values())
         self._running.clear()
         self._idle = list(range(self._device.permits))
-        for rows in lost:
-            self._rerun(rows, died=True)
-        for _ in lost:
-            self._device.release()
+        for each in lost:
+            self._rerun(each.rows, died=True)
+        for each in lost:
+            self._device.release(each.threads)
         return len(lost)
 
     def refuse(self, entry: slots.Entry, error: errors.Error) -> None:
@@ -239,10 +272,11 @@ class Feeder:
         self.open = False
         running = list(self._running.values())
         self._running.clear()
-        for row in (*self._queue.drain(), *itertools.chain(*running)):
+        ran = itertools.chain.from_iterable(each.rows for each in running)
+        for row in (*self._queue.drain(), *ran):
             calls.job(row).call.fail(error)
-        for _ in running:
-            self._device.release()
+        for each in running:
+            self._device.release(each.threads)
 
     def _answer(self, rows: Sequence[batch.Row], result: frames.Result) -> None:
         for row, vector in zip(rows, result.vectors, strict=True):
@@ -268,6 +302,15 @@ class Feeder:
         calls.job(row).call.fail(errors.Expired("the deadline passed while the call was queued"))
 
     # What is measured.
+
+    def _learn(self, done: Running, result: frames.Result) -> None:
+        """What a batch cost: the lanes that it kept busy for so long."""
+        self._cost.learn(done.tokens, result.seconds * done.threads)
+        if self.peak_per_s and result.operations:
+            self.efficiency = self._efficiency.learn(
+                self.peak_per_s, result.operations, result.seconds, done.threads
+            )
+            self._metrics.efficiency(model=self._model, share=self.efficiency)
 
     def _record_batch(self, rows: Sequence[batch.Row]) -> None:
         slots_used = {calls.job(row).entry.slot for row in rows}

@@ -87,7 +87,7 @@ class Residency:
         self._on_loaded = on_loaded
         self._clock = clock
         self._slot_bytes = 1
-        self._limit_bytes = 0
+        self.limit_bytes = 0
         self._declared: dict[str, slots.Content] = {}
         self._leaving: weakref.WeakSet[slots.Content] = weakref.WeakSet()
         self._resident: OrderedDict[str, _Place] = OrderedDict()  # least recently used first
@@ -186,7 +186,7 @@ class Residency:
 
     def limit(self, size_bytes: int) -> None:
         """How much memory declared adapters may take from now on."""
-        self._limit_bytes = size_bytes
+        self.limit_bytes = size_bytes
         self._trim()
         self._rewarm()
 
@@ -275,11 +275,11 @@ class Residency:
     def _next_group(self) -> list[slots.Content]:
         """What somebody waits for, else what there is room for."""
         if self._demands:
-            most = min(GROUP_ADAPTERS, max(1, self._limit_bytes // self._slot_bytes))
+            most = min(GROUP_ADAPTERS, max(1, self.limit_bytes // self._slot_bytes))
             return [demand.content for demand in self._demands.values()][:most]
         group: list[slots.Content] = []
         while self._warm and len(group) < BACKGROUND_ADAPTERS:
-            if self._bytes_of(len(group) + 1) > self._limit_bytes:
+            if self._bytes_of(len(group) + 1) > self.limit_bytes:
                 self._warm.clear()
                 break
             content = self._declared.get(self._warm.popleft())
@@ -316,14 +316,14 @@ class Residency:
 
     def _trim(self) -> None:
         """Lets go of what is too much by now; one adapter may always be there."""
-        while len(self._resident) > 1 and self._resident_bytes > self._limit_bytes:
+        while len(self._resident) > 1 and self._resident_bytes > self.limit_bytes:
             self._evict(self._resident)
 
     def _make_room(self, group: Sequence[slots.Content]) -> None:
         inline = sum(content.inline for content in group)
         while self._inline and len(self._inline) + inline > INLINE_ADAPTERS:
             self._evict(self._inline)
-        while self._resident and self._bytes_of(len(group) - inline) > self._limit_bytes:
+        while self._resident and self._bytes_of(len(group) - inline) > self.limit_bytes:
             self._evict(self._resident)
 
     def _evict(self, places: OrderedDict[str, _Place]) -> None:

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 import structlog
 
 from bertd import errors, frames, metrics
-from bertd.runtime import calls, dispatcher, feeder, residency, slots, worker
+from bertd.batching import efficiency
+from bertd.runtime import calls, devices, feeder, residency, slots, worker
 from bertd.tokenization import tokenizer
 
 log = structlog.get_logger()
@@ -25,6 +26,7 @@ RESTART_MAX_S = 30.0
 STABLE_S = 60.0  # a worker that lived so long, or answered anything, is replaced at once
 DRAIN_GRACE_S = 30.0
 DRAIN_POLL_S = 0.01
+SPARE_SLOTS = 1 + 2 * residency.GROUP_ADAPTERS  # the base, and what callers read while others come
 
 
 class Process(Protocol):
@@ -63,7 +65,9 @@ class Build:
     files: Mapping[str, Path]
     precision: str
     pooling: str
+    device: str = devices.CPU  # as declared: auto, cpu, cuda or cuda:1
     folded: Path | None = None  # directory in which the worker keeps folded adapters
+    choices: Path | None = None  # directory in which it remembers what `precision: auto` chose
 
 
 def restart_delay_s(attempt: int) -> float:
@@ -77,7 +81,7 @@ class Revision:
     Args:
         build: what to run.
         limits: batching and admission; replaced by `set_limits`.
-        device: the dispatcher whose permits it uses.
+        devices: whose permits it uses, those of the device that its worker finds.
         metrics: where batches, queues and restarts are recorded.
         on_state: called after every change of `serving`, and when a stored file was lost.
         on_loaded: called when all adapters that have room are in memory.
@@ -90,7 +94,7 @@ class Revision:
         build: Build,
         limits: feeder.Limits,
         *,
-        device: dispatcher.Dispatcher,
+        devices: devices.Devices,
         metrics: metrics.Metrics,
         on_state: Callable[[], None] = lambda: None,
         on_loaded: Callable[[], None] = lambda: None,
@@ -99,7 +103,8 @@ class Revision:
     ) -> None:
         self.build = build
         self.facts: dict[str, Any] = {}
-        self._device = device
+        self._devices = devices
+        self._device = devices.cpu
         self._metrics = metrics
         self._on_state = on_state
         self._clock = clock
@@ -115,12 +120,13 @@ class Revision:
             clock=clock,
         )
         self._feeder = feeder.Feeder(
-            build.model, limits, device=device, metrics=metrics, clock=clock, send=self._send
+            build.model, limits, device=self._device, metrics=metrics, clock=clock, send=self._send
         )
         self._process: Process | None = None
         self._changes = asyncio.Lock()  # one change of the process or its adapters at a time
         self._restarting: asyncio.Task[None] | None = None
         self._launched_s = 0.0
+        self._adapter_bytes = 0
         self._crashes = 0  # workers in a row that died young and answered nothing
         self._closed = False
 
@@ -128,6 +134,16 @@ class Revision:
     def serving(self) -> bool:
         """Whether a worker is up and answers batches."""
         return self._process is not None and not self._closed
+
+    @property
+    def efficiency(self) -> float:
+        """Share of the machine's peak that batches reached lately; 0 where it is not known."""
+        return self._feeder.efficiency
+
+    @property
+    def lanes(self) -> int:
+        """Batches that its device runs at once, those of other revisions included."""
+        return self._device.permits
 
     @property
     def worker_pid(self) -> int | None:
@@ -165,8 +181,18 @@ class Revision:
     def set_limits(self, limits: feeder.Limits, adapter_bytes: int) -> None:
         """Batching, admission and the memory of adapters from now on."""
         self._feeder.limits = limits
-        self.adapters.limit(adapter_bytes)
+        self._adapter_bytes = adapter_bytes
+        self._limit_adapters()
         self._device.pump()
+
+    def _limit_adapters(self) -> None:
+        """What is declared, or what the worker's table has room for: a GPU's is not large."""
+        limit_bytes = self._adapter_bytes
+        if "slots" in self.facts:
+            room = max(1, self.facts["slots"] - SPARE_SLOTS) * self.facts["slotBytes"]
+            limit_bytes = min(limit_bytes, room)
+        if limit_bytes != self.adapters.limit_bytes:
+            self.adapters.limit(limit_bytes)
 
     # Life of the worker.
 
@@ -206,7 +232,7 @@ class Revision:
         self._device.remove(self._feeder)
 
     async def _launch(self) -> None:
-        process = await self._spawn(self._device.permits, self)
+        process = await self._spawn(self._devices.lanes(self.build.device), self)
         try:
             self.facts = await process.control(
                 "start",
@@ -214,7 +240,9 @@ class Revision:
                 files={name: str(path) for name, path in self.build.files.items()},
                 precision=self.build.precision,
                 pooling=self.build.pooling,
+                device=self.build.device,
                 folded=str(self.build.folded) if self.build.folded else None,
+                choices=str(self.build.choices) if self.build.choices else None,
             )
             reloaded = await self._reload(process)
             if process.lost:  # after its last reply, when nobody listened
@@ -224,8 +252,20 @@ class Revision:
             raise
         self._process = process
         self._launched_s = self._clock()
+        self._move()
+        self._feeder.is_wide = bool(self.facts.get("wide"))
+        self._feeder.peak_per_s = efficiency.peak_per_s(self.facts)
         self._feeder.open = True
         self.adapters.open(int(self.facts["slotBytes"]), reloaded)
+
+    def _move(self) -> None:
+        """Uses the permits of the device that the worker found; nothing runs yet."""
+        device = self._devices.of(str(self.facts.get("device", devices.CPU)))
+        if device is not self._device:
+            self._device.move(self._feeder, device)
+            self._feeder.use(device)
+            self._device = device
+        self._limit_adapters()
 
     async def _reload(self, process: Process) -> list[tuple[slots.Entry, int]]:
         """Loads again what waiting rows name; one that is broken must not keep all others down.

@@ -21,7 +21,12 @@ START_TIMEOUT_S = 300.0
 CONTROL_TIMEOUT_S = 60.0
 EXIT_GRACE_S = 5.0
 # One thread per lane: teams of spinning threads on few cores destroy every latency.
-SINGLE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+SINGLE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 ERRORS: dict[str, Callable[[dict[str, str]], errors.Error]] = {
     "BadArtifact": lambda e: errors.BadArtifact(e["message"], reason=e["reason"], hint=e["hint"]),
 }

@@ -1,6 +1,7 @@
 """The worker's side of the control protocol."""
 
 import hashlib
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -34,11 +35,11 @@ class Front:
         assert received[0].id == 7
         return frames.decode_control(received[1])
 
-    def run(self, slot: int) -> frames.Result | frames.Failure:
+    def run(self, slot: int, threads: int = 1) -> frames.Result | frames.Failure:
         """One row of five tokens through the lane."""
         ids, types = tiny.rows([5], 80, 2)
         row = (ids[0], types[0], slot, frames.Task.CLASSIFY)
-        self._lane.send(frames.encode_batch(frames.pack_rows(1, [row])))
+        self._lane.send(frames.encode_batch(frames.pack_rows(1, [row], threads)))
         received = self._lane.receive()
         assert received is not None
         header, body = received
@@ -98,6 +99,73 @@ def test_load_serve_free(front: Front, tmp_path: Path) -> None:
     assert isinstance(front.run(5), frames.Result)
 
 
+def test_kernels_that_nobody_knows(
+    front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A misspelt `BERTD_KERNELS` is a refusal that says so, and the worker goes on answering."""
+    monkeypatch.setenv("BERTD_KERNELS", "avx1024")
+    error = start(front, tmp_path / "base")["error"]
+    assert (error["kind"], error["reason"]) == ("BadArtifact", "NoSuchKernels")
+    assert "got 'avx1024'" in error["message"]
+    monkeypatch.setenv("BERTD_KERNELS", "auto")
+    assert "ok" in start(front, tmp_path / "base")
+
+
+def test_a_worker_knows_its_speed(
+    front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Facts say what computes, why, and what a core can do; torch alone runs no wide batch."""
+    monkeypatch.setenv("BERTD_KERNELS", "eager")
+    facts = start(front, tmp_path / "base")["ok"]
+    assert (facts["kernels"], facts["wide"]) == ("torch", False)
+    assert facts["kernelsReason"] == "BERTD_KERNELS=eager"
+    assert set(facts["peakOperationsPerSecond"]) == {"fp32", "bf16", "int8"}
+    assert all(rate > 0 for rate in facts["peakOperationsPerSecond"].values())
+    assert facts["operationsPerToken"] == 2 * 2 * (4 * 24**2 + 2 * 24 * 96)
+    assert facts["operationsPerTokenSquared"] == 4 * 2 * 24
+
+
+def test_a_result_counts_what_it_needed(front: Front, tmp_path: Path) -> None:
+    """Efficiency comes from operations that the worker counted: those of five tokens here."""
+    facts = start(front, tmp_path / "base")["ok"]
+    result = front.run(0)
+    assert isinstance(result, frames.Result)
+    everything = 5 * (facts["operationsPerToken"] + 5 * facts["operationsPerTokenSquared"])
+    assert everything / 2 < result.operations <= everything
+
+
+def test_a_restart_uses_what_auto_measured(tmp_path: Path) -> None:
+    """A second worker reads the first one's record instead of measuring, whatever is faster."""
+    reasons = []
+    for _ in range(2):
+        front = Front()
+        try:
+            facts = start(
+                front, tmp_path / "base", precision="auto", choices=str(tmp_path / "choices")
+            )["ok"]
+        finally:
+            front.close()
+        reasons.append(facts["precisionReason"])
+        (record,) = (tmp_path / "choices").iterdir()
+        told = json.loads(record.read_text())
+        told["seconds"]["fp32"] = {size: 77.0 for size in told["seconds"]["fp32"]}
+        told["seconds"]["bf16"] = {size: 1.0 for size in told["seconds"]["bf16"]}
+        record.write_text(json.dumps(told))
+    assert "77.00x" not in reasons[0]
+    assert reasons[1].count("77.00x") == 2
+    assert facts["precision"] == "bf16"
+
+
+@pytest.mark.parametrize("threads", [1, 2, 64])
+def test_a_wide_batch_gives_the_same_answer(front: Front, tmp_path: Path, threads: int) -> None:
+    """However many threads compute a row together, its answer stays."""
+    start(front, tmp_path / "base")
+    alone, together = front.run(0), front.run(0, threads)
+    assert isinstance(alone, frames.Result)
+    assert isinstance(together, frames.Result)
+    np.testing.assert_allclose(together.vectors[0], alone.vectors[0], rtol=1e-5, atol=1e-6)
+
+
 def test_a_bad_adapter_is_described_and_the_others_load(front: Front, tmp_path: Path) -> None:
     """A refused file comes back as kind, message, hint and reason under its slot."""
     start(front, tmp_path / "base")
@@ -140,3 +208,18 @@ def test_nonsense_is_answered(front: Front, tmp_path: Path) -> None:
     answer = front.run(0)
     assert isinstance(answer, frames.Result)
     assert np.isfinite(answer.vectors[0]).all()
+
+
+def test_a_gpu_that_is_not_there(
+    front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker told to use a GPU that it does not find says so, and the error is final."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    error = start(front, tmp_path, device="cuda")["error"]
+    assert (error["kind"], error["reason"]) == ("BadArtifact", "NoCuda")
+    assert "finds no GPU" in error["message"]
+
+
+def test_a_worker_says_where_it_runs(front: Front, tmp_path: Path) -> None:
+    """The facts name the device, by which the front chooses the permits."""
+    assert start(front, tmp_path)["ok"]["device"] == "cpu"

@@ -2,6 +2,7 @@
 
 import importlib.resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +29,20 @@ def texts(count: int, seed: int = 0) -> list[str]:
     return [" ".join(rng.choice(WORDS, rng.integers(1, 40))) for _ in range(count)]
 
 
+def count_forwards(encoder: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Gets an entry whenever the encoder runs."""
+    forwards: list[int] = []
+    forward = encoder.forward
+
+    def counted(*args: Any, **options: Any) -> torch.Tensor:
+        forwards.append(1)
+        found: torch.Tensor = forward(*args, **options)
+        return found
+
+    monkeypatch.setattr(encoder, "forward", counted)
+    return forwards
+
+
 def test_five_adapters_in_one_forward(
     base: tuple[Path, tiny.Tiny], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -49,10 +64,8 @@ def test_five_adapters_in_one_forward(
     rows = [
         (row.ids, row.type_ids, slots[n % 6], frames.Task.CLASSIFY) for n, row in enumerate(encoded)
     ]
-    forwards = []
     runner = engine.base.runner
-    forward = runner.encoder.forward
-    monkeypatch.setattr(runner.encoder, "forward", lambda *a: (forwards.append(1), forward(*a))[1])
+    forwards = count_forwards(runner.encoder, monkeypatch)
     vectors = runner.run(frames.pack_rows(1, rows)).vectors
     assert len(forwards) == 1
     for n, (row, vector) in enumerate(zip(encoded, vectors, strict=True)):
@@ -82,11 +95,7 @@ def test_predict_multiple_is_one_forward(
         name: engine.classify(asked[name][1], engine.load_adapter(path))
         for name, path in zip(asked, paths, strict=True)
     }
-    forwards = []
-    forward = engine.base.runner.encoder.forward
-    monkeypatch.setattr(
-        engine.base.runner.encoder, "forward", lambda *a: (forwards.append(1), forward(*a))[1]
-    )
+    forwards = count_forwards(engine.base.runner.encoder, monkeypatch)
     together = engine.predict_multiple(asked)
     assert len(forwards) == 1
     assert [len(logits[0]) for logits in together.values()] == [2, 3, 5, 3, 2]
@@ -254,13 +263,13 @@ def test_loading_and_freeing_leave_other_slots_alone(
     first = engine.load_adapter(checkpoints.adapter(tmp_path / "a.safetensors", described, seed=1))
     second = engine.load_adapter(checkpoints.adapter(tmp_path / "b.safetensors", described, seed=2))
     before = engine.classify(texts(5), first)
-    address = engine.base.runner.encoder._word.data_ptr()
+    address = engine.base.runner.encoder._embed._word.data_ptr()
     other = checkpoints.adapter(tmp_path / "c.safetensors", described, seed=3)
     engine.free_adapter(second)
     assert engine.load_adapter(other) == second
     engine.free_adapter(second)
     assert np.array_equal(engine.classify(texts(5), first), before)
-    assert engine.base.runner.encoder._word.data_ptr() == address
+    assert engine.base.runner.encoder._embed._word.data_ptr() == address
 
 
 @torch.no_grad()

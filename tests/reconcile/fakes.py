@@ -16,7 +16,7 @@ from bertd.checkpoint import declared, sources
 from bertd.checkpoint import files as checkpoint_files
 from bertd.manifest import spec, views
 from bertd.reconcile import control, controller, live, resolving
-from bertd.runtime import dispatcher, router, worker
+from bertd.runtime import devices, dispatcher, router, worker
 from bertd.store import blobs, objects
 from tests.runtime import fakes
 
@@ -118,12 +118,13 @@ class World:
         self.workers: list[fakes.FakeWorker] = []
         self.kind: type[fakes.FakeWorker] = fakes.FakeWorker
         self.device = dispatcher.Dispatcher(1, asyncio.get_running_loop().time)
+        self.devices = devices.Devices(self.device, asyncio.get_running_loop().time)
         series = metrics.Metrics(prometheus_client.CollectorRegistry())
         self.controller = controller.Controller(
             objects=self.objects,
             resolver=self.resolver,
             shared=live.Shared(
-                device=self.device,
+                devices=self.devices,
                 router=self.router,
                 metrics=series,
                 blob=self.resolver.path,

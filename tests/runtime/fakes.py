@@ -10,11 +10,12 @@ import prometheus_client
 
 from bertd import errors, frames, metrics
 from bertd.batching import batch
-from bertd.runtime import dispatcher, feeder, revision, slots, worker
+from bertd.runtime import devices, dispatcher, feeder, revision, slots, worker
 from bertd.tokenization import tokenizer
 
 LIMITS = batch.Limits(max_tokens=100, max_rows=10)
 SLOT_BYTES = 100
+OPERATIONS_PER_TOKEN = 2_000.0  # as a fake worker counts them
 ROOM_BYTES = 1_000_000
 SPOILT = {"kind": "BadArtifact", "message": "broken", "reason": "BlobCorrupt", "hint": ""}
 
@@ -33,6 +34,7 @@ class FakeWorker:
     """Records batches; answers, fails or dies when told."""
 
     spoilt: ClassVar[frozenset[str]] = frozenset()
+    facts: ClassVar[dict[str, Any]] = {"slotBytes": SLOT_BYTES}
 
     def __init__(self, listener: worker.Listener) -> None:
         self.lost = False
@@ -51,7 +53,7 @@ class FakeWorker:
             raise self.refuse
         if operation == "load":
             return await self.load(fields["adapters"])
-        return {"slotBytes": SLOT_BYTES} if operation == "start" else {}
+        return self.facts if operation == "start" else {}
 
     async def load(self, adapters: list[dict[str, Any]]) -> dict[str, Any]:
         """Loads all but those whose digest a test has spoilt."""
@@ -85,7 +87,14 @@ class FakeWorker:
         ]
         self._deliver(
             lane,
-            frames.encode_result(frames.Result(id=done.id, seconds=0.001, vectors=vectors[:rows])),
+            frames.encode_result(
+                frames.Result(
+                    id=done.id,
+                    seconds=0.001,
+                    operations=OPERATIONS_PER_TOKEN * float(done.lengths_B.sum()),
+                    vectors=vectors[:rows],
+                )
+            ),
         )
         return done
 
@@ -116,6 +125,7 @@ class Bench:
         self.registry = prometheus_client.CollectorRegistry()
         self.metrics = metrics.Metrics(self.registry)
         self.device = dispatcher.Dispatcher(lanes, self.clock)
+        self.devices = devices.Devices(self.device, self.clock)
         self._kind: type[FakeWorker] = FakeWorker
         self.revision = self.another("m", limits)
 
@@ -127,7 +137,7 @@ class Bench:
                 name=f"{model}-1", model=model, files={}, precision="fp32", pooling="mean"
             ),
             admission,
-            device=self.device,
+            devices=self.devices,
             metrics=self.metrics,
             clock=self.clock,
             spawn=self._spawn,
@@ -198,8 +208,11 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.001)
 
 
-async def started(lanes: int = 1, limits: batch.Limits = LIMITS) -> Bench:
-    """A bench whose revision serves."""
+async def started(
+    lanes: int = 1, limits: batch.Limits = LIMITS, kind: type[FakeWorker] = FakeWorker
+) -> Bench:
+    """A bench whose revision serves, by workers of this kind."""
     bench = Bench(lanes, limits)
+    bench.use(kind)
     await bench.revision.start()
     return bench

@@ -221,8 +221,9 @@ async def test_a_result_that_cannot_be_read_loses_no_row() -> None:
     result = frames.Result(id=0, seconds=0.1, vectors=[np.zeros(2, np.float32)])
     whole = memoryview(frames.encode_result(result))
     header, body = frames.decode_header(whole), bytearray(whole[frames.HEADER.size :])
-    struct.pack_into("<i", body, 8, 50)  # fifty rows of two values each, of which two are there
-    with pytest.raises(ValueError, match="reshape"):
+    # Fifty rows of two values each, of which two are there.
+    struct.pack_into("<i", body, frames.SPENT.size, 50)
+    with pytest.raises(errors.Bug, match="not a result"):
         bench.revision.on_result(0, header, memoryview(body))
     bench.process.die()
     await fakes.until(lambda: len(bench.workers) == 2 and bool(bench.process.running))
