@@ -122,16 +122,20 @@ class Root:
     def _check(self, fd: int, name: str, limit_bytes: int) -> None:
         status = os.fstat(fd)
         where = f"'{name}' of {families.quote(self.text)}"
-        if not stat.S_ISREG(status.st_mode):
-            kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
-            raise errors.BadArtifact(
-                f"{where} must be a regular file, but it is {kind}", reason="NotAFile"
-            )
+        _check_kind(status.st_mode, where)
         if status.st_size > limit_bytes:
             raise errors.BadArtifact(
                 f"{where} has {status.st_size} bytes; the limit is {limit_bytes}",
                 reason="TooLarge",
             )
+
+
+def _check_kind(mode: int, what: str) -> None:
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+        raise errors.BadArtifact(
+            f"{what} must be a regular file, but it is {kind}", reason="NotAFile"
+        )
 
 
 @contextmanager
@@ -164,6 +168,7 @@ def read_file(path: Path, limit_bytes: int, what: str) -> bytes:
     except OSError as error:
         refuse(error, what)
     try:
+        _check_kind(os.fstat(fd).st_mode, what)  # a FIFO would look like an empty file
         return read_opened(fd, limit_bytes, what)
     finally:
         os.close(fd)

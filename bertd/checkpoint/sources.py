@@ -382,5 +382,5 @@ def _pickle(text: str) -> errors.BadArtifact:
     return errors.BadArtifact(
         f"{families.quote(text)} is a format that can carry code",
         reason="PickleRefused",
-        hint="convert it to safetensors offline; bertd never reads pickles",
+        hint="convert it offline: a base by `bertd convert`, an adapter by `bertd adapter import`",
     )

@@ -2,6 +2,7 @@
 
 import enum
 import json
+import math
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -60,5 +61,13 @@ def table(title: str, rows: list[tuple[str, str]]) -> None:
 
 
 def as_json(value: Mapping[str, object]) -> None:
-    """Indented JSON on stdout."""
-    terminal.out(json.dumps(value, ensure_ascii=False, indent=2))
+    """Indented JSON on stdout; null for what JSON has no number for, infinity and no number."""
+    terminal.out(json.dumps(_finite(value), ensure_ascii=False, indent=2))
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

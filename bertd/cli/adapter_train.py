@@ -1,4 +1,4 @@
-"""The verbs `train`, `inspect` and `evaluate` of `bertd adapter`.
+"""The verbs `train` and `inspect` of `bertd adapter`.
 
 The heavy parts are imported inside their verb: `inspect` must not wait for torch.
 """
@@ -13,18 +13,12 @@ from rich import console as rich_console
 from rich import progress as rich_progress
 
 from bertd import errors
-from bertd.cli import adapter_choices, adapter_printing
+from bertd.cli import adapter_choices, adapter_data, adapter_printing
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from bertd.bitfit import config as bitfit_config
-    from bertd.bitfit import loop, tables
+    from bertd.bitfit import loop
     from bertd.checkpoint import adapter_file
-    from bertd.engine import session
-
-EVALUATE_ROWS = 1024
 
 
 class Metric(enum.StrEnum):
@@ -54,28 +48,6 @@ class HeadKind(enum.StrEnum):
     DENSE_GELU = "dense-gelu"
     DENSE_RELU = "dense-relu"
 
-
-Base = Annotated[
-    str, typer.Option("--base", help="Base model: a directory, package://… or hub://…")
-]
-Data = Annotated[
-    Path, typer.Option("--data", help="Labelled text: .jsonl, .csv or .tsv; tags: .jsonl, .conll")
-]
-TextColumn = Annotated[
-    str | None, typer.Option("--text-column", help="Column (key) of the text [text, tokens]")
-]
-LabelColumn = Annotated[
-    str | None, typer.Option("--label-column", help="Column (key) of the label [label, tags]")
-]
-PairColumn = Annotated[
-    str | None, typer.Option("--pair-column", help="Column (key) of a second text, for pairs")
-]
-Names = Annotated[
-    str, typer.Option("--columns", help="Names of all columns, for a file without a header: a,b,c")
-]
-Separator = Annotated[
-    str, typer.Option("--separator", help="Between the labels of one cell, for multi_label")
-]
 
 File = Annotated[Path, typer.Argument(help="An adapter file")]
 Out = Annotated[Path, typer.Option("--out", help="The adapter file to write")]
@@ -108,22 +80,21 @@ Validation = Annotated[float, typer.Option(help="Share of the data that picks th
 Biases = Annotated[str, typer.Option(help="Keywords of the biases to learn: query,output")]
 MaxLength = Annotated[int, typer.Option(help="Tokens of one row; the rest is cut")]
 Learn = Annotated[Precision, typer.Option("--precision", help="What the encoder learns in")]
-Serve = Annotated[Precision, typer.Option("--precision", help="What the engine computes in")]
 Seed = Annotated[int, typer.Option(help="Of everything that is random")]
 
 
 def train(  # noqa: PLR0913 (a verb's options are its parameters)
     *,
-    base: Base,
-    data: Data,
+    base: adapter_data.Base,
+    data: adapter_data.Data,
     out: Out,
     problem: Kind = adapter_choices.Problem.SINGLE_LABEL,
     eval_data: Eval = None,
-    text_column: TextColumn = None,
-    label_column: LabelColumn = None,
-    pair_column: PairColumn = None,
-    columns: Names = "",
-    separator: Separator = ",",
+    text_column: adapter_data.TextColumn = None,
+    label_column: adapter_data.LabelColumn = None,
+    pair_column: adapter_data.PairColumn = None,
+    columns: adapter_data.Names = "",
+    separator: adapter_data.Separator = ",",
     labels: Labels = "",
     metric: Best = None,
     head: Head = HeadKind.LINEAR,
@@ -151,10 +122,17 @@ def train(  # noqa: PLR0913 (a verb's options are its parameters)
         base=base,
         data=data,
         evaluation=eval_data,
-        columns=_columns(text_column, label_column, pair_column, columns, separator, problem),
+        columns=adapter_data.columns(
+            text=text_column,
+            label=label_column,
+            pair=pair_column,
+            names=columns,
+            separator=separator,
+            problem=problem,
+        ),
         output=out,
         problem=problem.value,
-        labels=_listed(labels),
+        labels=adapter_data.listed(labels),
         metric=metric and metric.value,
         head_kind=head.value,
         head_input=head_input and head_input.value,
@@ -168,7 +146,7 @@ def train(  # noqa: PLR0913 (a verb's options are its parameters)
         validation=validation,
         calibrate=calibrate,
         fit_thresholds=fit_thresholds,
-        biases=_listed(biases),
+        biases=adapter_data.listed(biases),
         max_length=max_length,
         precision=precision.value,
         seed=seed,
@@ -193,51 +171,6 @@ def inspect(file: File, output: adapter_printing.Format = adapter_printing.Outpu
         adapter_printing.table(str(file), _info_rows(info))
 
 
-def evaluate(  # noqa: PLR0913 (a verb's options are its parameters)
-    *,
-    file: File,
-    base: Base,
-    data: Data,
-    text_column: TextColumn = None,
-    label_column: LabelColumn = None,
-    pair_column: PairColumn = None,
-    columns: Names = "",
-    separator: Separator = ",",
-    precision: Serve = Precision.FP32,
-    output: adapter_printing.Format = adapter_printing.Output.TABLE,
-) -> None:
-    """Measure an adapter on labelled text with the engine that serves it."""
-    from bertd.bitfit import problems, tables  # noqa: PLC0415
-    from bertd.checkpoint import adapter_file  # noqa: PLC0415
-
-    info = adapter_file.read_info(file)
-    problem, names = problems.BY_NAME[info.head.problem], info.label_names
-    asked = _columns(
-        text_column,
-        label_column,
-        pair_column,
-        columns,
-        separator,
-        adapter_choices.Problem(problem.name),
-    )
-    table = tables.read(data, asked, problem.name)
-    truth = problem.truth(table, names)
-    rule = problems.Rule(temperature=info.temperature, thresholds=info.thresholds)
-    decided = [
-        problem.decide(logits_nC, names, rule)
-        for logits_nC in _logits(file, base, table, precision)
-    ]
-    measured = problem.measure(truth, decided, names)
-    found = {"rows": len(truth), **{name: round(value, 6) for name, value in measured.items()}}
-    if output is adapter_printing.Output.JSON:
-        adapter_printing.as_json({"adapter": str(file), "data": str(data), **found})
-    else:
-        adapter_printing.table(
-            f"{file} on {data}",
-            [(name, adapter_printing.number(value)) for name, value in found.items()],
-        )
-
-
 def _train(asked: "bitfit_config.TrainConfig") -> "bitfit_config.TrainResult":
     try:
         from transformers.utils import logging as transformers_logging  # noqa: PLC0415
@@ -251,68 +184,6 @@ def _train(asked: "bitfit_config.TrainConfig") -> "bitfit_config.TrainResult":
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     with _bar() as bar:
         return training.train(asked, date=today, report=_reporter(bar, asked))
-
-
-def _logits(
-    file: Path, base: str, table: "tables.Table", precision: Precision
-) -> "list[NDArray[np.float32]]":
-    """The logits [n, C] that answer for each row: one row, or one for every tagged word."""
-    try:
-        from bertd.engine import session  # noqa: PLC0415
-    except ImportError as e:
-        raise errors.InvalidRequest(
-            f"the engine needs '{e.name}', which is not installed",
-            hint="pip install 'bertd[engine]'",
-        ) from e
-    opened = session.Session.open(base, precision=precision.value)
-    slot = opened.load_adapter(file)
-    if table.words:
-        return _tag_logits(opened, slot, table)
-    found: list[NDArray[np.float32]] = []
-    for start in range(0, len(table.texts), EVALUATE_ROWS):
-        logits_NC = opened.classify(table.texts[start : start + EVALUATE_ROWS], slot)
-        found += [row_C[None] for row_C in logits_NC]
-    return found
-
-
-def _tag_logits(
-    opened: "session.Session", slot: int, table: "tables.Table"
-) -> "list[NDArray[np.float32]]":
-    from bertd.bitfit import problems  # noqa: PLC0415
-
-    found: list[NDArray[np.float32]] = []
-    for start in range(0, len(table.texts), EVALUATE_ROWS):
-        here = slice(start, start + EVALUATE_ROWS)
-        encoded = opened.tokenizer.encode(table.texts[here], truncate=True, offsets=True)
-        answers = opened.tag(table.texts[here], slot)
-        for row, words, logits_TC in zip(encoded, table.words[here], answers, strict=True):
-            picks = problems.firsts(words, row.offsets or (), row.special or ())
-            found.append(problems.pick(logits_TC, picks))
-    return found
-
-
-def _columns(
-    text: str | None,
-    label: str | None,
-    pair: str | None,
-    names: str,
-    separator: str,
-    problem: adapter_choices.Problem,
-) -> "tables.Columns":
-    from bertd.bitfit import tables  # noqa: PLC0415
-
-    usual = ("tokens", "tags") if problem is adapter_choices.Problem.TOKEN else ("text", "label")
-    return tables.Columns(
-        text=text or usual[0],
-        label=label or usual[1],
-        pair=pair,
-        names=_listed(names) or None,
-        separator=separator,
-    )
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _bar() -> rich_progress.Progress:

@@ -93,9 +93,10 @@ def serve(
         raise errors.InvalidRequest(
             "the daemon runs on Linux only", hint="name a running one in BERTD_SERVER"
         )
-    # Both libraries read these when they begin: no thread pool of the tokenizer on every core, and
-    # no word from grpc about the forks that start workers.
+    # Libraries read these when they begin: no thread pool of the tokenizer or of numpy on every
+    # core, and no word from grpc about the forks that start workers.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
     from bertd import daemon
 
@@ -213,6 +214,20 @@ def predict(
 
 
 @app.command()
+def bench(
+    peak: Annotated[
+        bool, typer.Option("--peak", help="This machine's matrix peak in every precision.")
+    ] = False,
+) -> None:
+    """Measure this machine; needs no daemon."""
+    from bertd.cli import bench as verb
+
+    if not peak:
+        raise errors.InvalidRequest("`bertd bench` must be told what to measure", hint="--peak")
+    verb.peak()
+
+
+@app.command()
 def validate(
     files: Files = None,
     filenames: Filenames = None,
@@ -225,6 +240,24 @@ def validate(
     from bertd.cli import validate as verb
 
     raise typer.Exit(verb.validate([*(files or ()), *(filenames or ())], deep=deep))
+
+
+@app.command()
+def convert(
+    directory: Annotated[
+        Path, typer.Argument(help="A saved Hugging Face model with a pytorch_model.bin.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The directory to make.")],
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(help="Where tokenizer.json is, if not there: the file or its directory."),
+    ] = None,
+    output: Annotated[Answers, typer.Option("--output", "-o", help="Form.")] = Answers.table,
+) -> None:
+    """Turn a checkpoint's pickled weights into safetensors, in a process without any rights."""
+    from bertd.cli import convert as verb
+
+    verb.convert(directory, out, tokenizer=tokenizer, as_json=output is Answers.json)
 
 
 @app.command()

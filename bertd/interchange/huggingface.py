@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertd import errors, families
-from bertd.checkpoint import adapter_file, beneath, files, safetensors, sources
-from bertd.interchange import records, refusals, tensors, tokenizers
+from bertd.checkpoint import adapter_file, files, safetensors, sources
+from bertd.interchange import converting, records, refusals, tokenizers
 
-PICKLED: Final = "pytorch_model.bin"
 SHOWN_NAMES: Final = 5
 
 _TEXTS: Final = (sources.CONFIG, sources.TOKENIZER, sources.TOKENIZER_CONFIG)
@@ -65,28 +64,17 @@ def read(
 @contextmanager
 def _tuned(folder: Path, what: str) -> Iterator[files.Base]:
     """Describe the directory; its pickled weights are first turned into a file that one can map."""
-    pickled = folder / PICKLED
+    pickled = folder / converting.PICKLED
     if pickled.exists() and not any(
         (folder / name).exists() for name in (sources.WEIGHTS, sources.INDEX)
     ):
         with tempfile.TemporaryDirectory(prefix="bertd-import-") as scratch:
             path = Path(scratch, sources.WEIGHTS)
-            adapter_file.write_bytes(path, _unpickled(pickled, what))
+            adapter_file.write_bytes(path, converting.weights(pickled, what))
             texts = {name: folder / name for name in _TEXTS if (folder / name).exists()}
             yield files.describe(texts | {sources.WEIGHTS: path})
     else:
         yield records.open_base(str(folder)).base
-
-
-def _unpickled(path: Path, what: str) -> bytes:
-    """The safetensors file of pickled weights; buffers of whole numbers are left out."""
-    try:
-        with open(path, "rb") as file:
-            found = tensors.unpickled(file.fileno(), f"{PICKLED} of {what}")
-    except OSError as error:
-        beneath.refuse(error, f"{PICKLED} of {what}")
-    floats = {name: array for name, array in found.arrays.items() if name not in found.dtypes}
-    return safetensors.encode(floats, {})
 
 
 def _check_shape(tuned: files.Base, base: files.Base, what: str) -> None:

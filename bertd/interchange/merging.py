@@ -5,9 +5,6 @@ architecture that transformers has for it, the config the labels and the problem
 """
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -16,9 +13,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bertd import errors, families
+from bertd import families
 from bertd.checkpoint import adapter_file, beneath, files, safetensors, sources
-from bertd.interchange import heads, records, refusals
+from bertd.interchange import directories, heads, records, refusals
 
 _COPIED: Final = (sources.TOKENIZER, sources.TOKENIZER_CONFIG, sources.SPECIAL_TOKENS)
 _PROBLEM_TYPES: Final[Mapping[str, str]] = MappingProxyType(
@@ -46,7 +43,14 @@ def merge(
     }
     data = safetensors.encode(weights, {"format": "pt"})
     config = _config(adapter.info, opened.base, architecture)
-    _write(out, data, config, opened.paths)
+    text = json.dumps(config, ensure_ascii=False, indent=2) + "\n"
+    copied = {
+        name: beneath.read_file(opened.paths[name], sources.MAX_TOKENIZER_BYTES, name)
+        for name in _COPIED
+        if name in opened.paths
+    }
+    with directories.new(out) as folder:
+        directories.put(folder, {sources.WEIGHTS: data, sources.CONFIG: text.encode(), **copied})
 
 
 def _architecture(
@@ -99,28 +103,3 @@ def _config(
     if info.head.problem in _PROBLEM_TYPES:
         config["problem_type"] = _PROBLEM_TYPES[info.head.problem]
     return config
-
-
-def _write(out: Path, data: bytes, config: Mapping[str, object], paths: Mapping[str, Path]) -> None:
-    if out.exists():
-        raise errors.InvalidRequest(f"'{out}' exists already", hint="name a new directory")
-    temporary = ""
-    try:
-        temporary = tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent)
-        os.chmod(temporary, 0o755)
-        Path(temporary, sources.WEIGHTS).write_bytes(data)
-        text = json.dumps(config, ensure_ascii=False, indent=2) + "\n"
-        Path(temporary, sources.CONFIG).write_text(text, encoding="utf-8")
-        for name in _COPIED:
-            if name in paths:
-                limit = sources.MAX_TOKENIZER_BYTES
-                Path(temporary, name).write_bytes(beneath.read_file(paths[name], limit, name))
-        os.rename(temporary, out)
-        temporary = ""
-    except OSError as error:
-        raise errors.Temporary(
-            f"'{out}' could not be written: {error.strerror}", reason="DiskError"
-        ) from error
-    finally:
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)

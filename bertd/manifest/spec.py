@@ -312,7 +312,8 @@ class Offload(Part):
     """Where the weights live and run."""
 
     device: Device = "auto"
-    """`auto`, `cpu`, `cuda` or `cuda:N`. This version runs on `cpu`."""
+    """Where the base runs: `auto`, `cpu`, `cuda` or `cuda:N`. `auto` is the CPU, even beside a
+    GPU, until the path on a GPU has been measured."""
     budget: Budget | None = None
     """Memory limits per tier. Not available in this version."""
     prefetch: Annotated[int, pydantic.Field(ge=1, le=PREFETCH_LIMIT_LAYERS)] = 2
@@ -374,8 +375,11 @@ class ModelSpec(Part):
     base: Base
     """The encoder weights."""
     precision: Literal["auto", "fp32", "bf16", "int8", "fp8"] = "auto"
-    """Number format of the matrix products. `auto` is `fp32` in this version; `int8` and `fp8`
-    are not available in it."""
+    """Number format of the encoder's matrix products; heads are fp32 in all of them. `int8` has
+    weights of 8 signed bits with a scale per output, set when the base loads, and activations of 8
+    unsigned bits with a scale and a zero per token, set as it runs; both are rotated first by a
+    Hadamard matrix in blocks of 128. `fp8` needs `offload.device: cuda`, which has no `int8`.
+    `auto` never rounds further than `bf16`."""
     max_length: (
         Annotated[int, pydantic.Field(ge=LENGTH_LOWEST_TOKENS, le=LENGTH_LIMIT_TOKENS)] | None
     ) = None

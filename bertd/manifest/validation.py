@@ -39,9 +39,7 @@ def _one_of(*words: object) -> Callable[[object], bool]:
 # Every field that is parsed and validated, but does not work in this version. `*` is any index.
 NOT_YET = {
     "Model": (
-        Later(("precision",), _one_of("auto", "fp32", "bf16"), "must be 'auto', 'fp32' or 'bf16'"),
         Later(("compression",), _absent, "must be absent"),
-        Later(("offload", "device"), _one_of("auto", "cpu"), "must be 'auto' or 'cpu'"),
         Later(("offload", "budget"), _absent, "must be absent"),
         Later(("offload", "prefetch"), _one_of(2), "must be 2"),
         Later(("offload", "idle"), _absent, "must be absent"),
@@ -102,12 +100,23 @@ def _model(model: spec.ModelSpec) -> Iterator[Finding]:
     if model.max_length is not None and model.max_length > most:
         text = f"must be at least `spec.maxLength`, which is {model.max_length}"
         yield Finding(("spec", "batching", "maxTokens"), text)
+    yield from _precision(model)
     yield from _compression(model)
     names: set[str] = set()
     for index, adapter in enumerate(model.adapters):
         path = ("spec", "adapters", index)
         yield from _output(adapter, path)
         yield from _adapter_name(adapter, path, names)
+
+
+def _precision(model: spec.ModelSpec) -> Iterator[Finding]:
+    path, on_gpu = ("spec", "precision"), model.offload.device.startswith("cuda")
+    if model.precision == "fp8" and not on_gpu:
+        text = "must be 'auto', 'fp32', 'bf16' or 'int8': 'fp8' needs a GPU, `offload.device: cuda`"
+        yield Finding(path, text)
+    if model.precision == "int8" and on_gpu:
+        text = "must be 'auto', 'fp32', 'bf16' or 'fp8' on a GPU: 'int8' is for the CPU"
+        yield Finding(path, text)
 
 
 def _compression(model: spec.ModelSpec) -> Iterator[Finding]:

@@ -1,6 +1,7 @@
 """`bertd adapter train | inspect | evaluate` as a person at a terminal uses them."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,18 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from bertd import errors
-from bertd.cli import adapter
+from bertd.cli import adapter, adapter_printing
+from tests import checkpoints
+
+
+def strict(text: str) -> dict[str, Any]:
+    """JSON as every program reads it, without Python's own `NaN` and `Infinity`."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    found: dict[str, Any] = json.loads(text, parse_constant=refuse)
+    return found
 
 
 def run(*arguments: object) -> Result:
@@ -68,6 +80,87 @@ def test_evaluate_agrees_with_the_record(
     recorded = json.loads(result.stdout)["evaluation"]
     assert {name: found[name] for name in ("rows", "accuracy", "f1", "matthews")} == {
         name: recorded[name] for name in ("rows", "accuracy", "f1", "matthews")
+    }
+
+
+def test_evaluate_compares_two_precisions(
+    trained: tuple[Path, Result], base_directory: Path, data: Path
+) -> None:
+    """Metrics before and after, agreement, drift, latency and bytes of both come in one go (F3)."""
+    options = ("--base", base_directory, "--data", data, "--precision", "bf16")
+    found = json.loads(
+        run("evaluate", trained[0], *options, "--against", "fp32", "-o", "json").stdout
+    )
+    alone = json.loads(run("evaluate", trained[0], *options, "-o", "json").stdout)
+    assert [found[side]["precision"] for side in ("before", "after")] == ["fp32", "bf16"]
+    metrics = found["after"]["metrics"]
+    assert set(metrics) == {"accuracy", "f1", "matthews"}
+    assert {name: alone[name] for name in metrics} == metrics
+    assert alone["computedIn"] == "bf16"
+    for side in ("before", "after"):
+        assert found[side]["loneRowMilliseconds"] > 0
+        assert found[side]["rowsPerSecond"] > 0
+    assert found["before"]["weightBytes"] > found["after"]["weightBytes"] > 0
+    assert (found["rows"], found["decisions"]) == (48, 48)
+    assert 0.9 <= found["agreement"] <= 1
+    assert 0 < found["meanDrift"] < found["maxDrift"]
+    table = run("evaluate", trained[0], *options, "--against", "fp32").stdout
+    assert "bf16 against fp32" in table
+    for line in ("matthews", "ms for a lone row", "bytes of weights", "decided alike", "drift"):
+        assert line in table
+
+
+def test_evaluate_the_head_of_a_base(tmp_path: Path) -> None:
+    """Without an adapter a checkpoint's own head answers; its outputs may be named (F3)."""
+    checkpoints.write(tmp_path / "base", labels=2)
+    data = tmp_path / "dev.tsv"
+    data.write_text("x\t1\t\tw1 w2\nx\t0\t*\tw3 w1\n" * 3)
+    options = ("--base", tmp_path / "base", "--data", data, "--columns", "source,label,mark,text")
+    with pytest.raises(errors.InvalidRequest, match=r"unknown label '1'; known: 'LABEL_0'"):
+        run("evaluate", *options)
+    with pytest.raises(errors.InvalidRequest, match="must name 2 different outputs, got 3"):
+        run("evaluate", *options, "--labels", "a,b,c")
+    found = json.loads(run("evaluate", *options, "--labels", "0,1", "-o", "json").stdout)
+    assert found["rows"] == 6
+    assert found["base"] == str(tmp_path / "base")
+    assert {"accuracy", "matthews"} <= found.keys()
+
+
+def test_evaluate_a_regression_decides_nothing(tmp_path: Path) -> None:
+    """Numbers have a drift and no share; one class for all has no correlation: null, never NaN."""
+    checkpoints.write(tmp_path / "base", labels=1, problem_type="regression")
+    data = tmp_path / "dev.jsonl"
+    data.write_text('{"text": "w1 w2", "label": 0.5}\n{"text": "w3", "label": 0.5}\n')
+    options = ("--base", tmp_path / "base", "--data", data, "--against", "fp32")
+    found = strict(run("evaluate", *options, "--precision", "int8", "-o", "json").stdout)
+    assert (found["rows"], found["decisions"], found["agreement"]) == (2, 0, None)
+    assert found["sureAgreement"] is None
+    assert found["maxDrift"] > 0
+    assert "decided alike" not in run("evaluate", *options).stdout
+
+
+def test_evaluate_a_tagger_in_two_precisions(tmp_path: Path) -> None:
+    """Every word that has a token is a decision; one that was cut off is none."""
+    checkpoints.write(tmp_path / "base", task="TokenClassification", labels=2)
+    rows = [{"tokens": ["w1", "w2"], "tags": ["LABEL_0", "LABEL_1"]}]
+    rows += [{"tokens": ["w3"] * 600, "tags": ["LABEL_0"] * 600}]
+    data = tmp_path / "dev.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ("--base", tmp_path / "base", "--data", data, "--against", "fp32")
+    found = strict(run("evaluate", *options, "--precision", "int8", "-o", "json").stdout)
+    assert 2 < found["decisions"] < 602
+    assert found["maxDrift"] < 1
+
+
+def test_what_json_has_no_number_for_is_null(capsys: pytest.CaptureFixture[str]) -> None:
+    """Programs read the output of a precision that overflowed."""
+    adapter_printing.as_json(
+        {"drift": math.inf, "parts": [math.nan, 1.5], "side": {"x": -math.inf}}
+    )
+    assert strict(capsys.readouterr().out) == {
+        "drift": None,
+        "parts": [None, 1.5],
+        "side": {"x": None},
     }
 
 
@@ -148,6 +241,10 @@ def test_wrong_options_are_usage_errors(tmp_path: Path) -> None:
     """An unknown metric and a missing option exit with 2 before anything is read."""
     assert run("train", "--metric", "mcc").exit_code == 2
     assert run("train", "--problem", "ranking").exit_code == 2
+    assert run("train", "--precision", "int8").exit_code == 2
+    refused = run("evaluate", "--base", "b", "--data", tmp_path, "--precision", "fp8")
+    assert refused.exit_code == 2
+    assert "int8" in refused.stderr
     assert run("train", "--base", tmp_path).exit_code == 2
     assert run("evaluate", tmp_path / "a").exit_code == 2
 

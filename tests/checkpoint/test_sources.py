@@ -123,7 +123,7 @@ def test_a_checkpoint_of_pickles_is_refused(tmp_path: Path, name: str) -> None:
     error = refusal(path)
     assert error.reason == "PickleRefused"
     assert name in error.message
-    assert "convert it to safetensors offline" in error.hint
+    assert "`bertd convert`" in error.hint
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ kind: Model
 metadata: {name: tiny}
 spec:
   base: {source: ./base}
+  precision: fp32
 """
 
 

@@ -29,6 +29,7 @@ kind: Model
 metadata: {{name: tiny}}
 spec:
   base: {{source: ./base}}
+  precision: fp32
   allowInlineAdapters: true
   adapterMemory: {memory}
   adapters: [{{source: "./tenants/*.safetensors"}}]
@@ -89,7 +90,7 @@ def test_a_table_smaller_than_what_is_declared_serves_everything(fresh: conftest
         for name in (*names, *names[:3]):
             (answer,) = client.classify(["w1 w2"], model="tiny", adapter=name, raw_logits=True)
             file = fresh.folder / "tenants" / f"{name}.safetensors"
-            np.testing.assert_allclose(answer.logits, expected(model, described, file), atol=1e-5)
+            np.testing.assert_allclose(answer.logits, expected(model, described, file), atol=5e-5)
     assert series(fresh, "adapters") == 100
     assert series(fresh, "adapter_cache_bytes") <= 2**20
     assert series(fresh, "adapter_cache_evictions_total") > 0
@@ -188,7 +189,7 @@ def test_a_killed_worker_serves_cold_adapters_at_once(fresh: conftest.Daemon) ->
         for name in names:
             (answer,) = client.classify(["w1 w2"], model="tiny", adapter=name, raw_logits=True)
             file = fresh.folder / "tenants" / f"{name}.safetensors"
-            np.testing.assert_allclose(answer.logits, expected(model, described, file), atol=1e-5)
+            np.testing.assert_allclose(answer.logits, expected(model, described, file), atol=5e-5)
     (key,) = (fresh.folder / "state" / "folded").iterdir()
     assert len(list(key.iterdir())) == 5
 

@@ -240,6 +240,32 @@ def test_any_label_name_prints_back(labels: list[str], data: st.DataObject) -> N
     assert again.objects == (declared,)
 
 
+@pytest.mark.parametrize(
+    ("precision", "device"),
+    [
+        *((precision, "auto") for precision in ("auto", "fp32", "bf16", "int8")),
+        *((precision, "cpu") for precision in ("auto", "fp32", "bf16", "int8")),
+        *((precision, "cuda:1") for precision in ("auto", "fp32", "bf16", "fp8")),
+    ],
+)
+def test_every_precision_that_a_device_has(precision: str, device: str) -> None:
+    """A CPU has int8 and no fp8, a GPU fp8 and no int8; all of them print back as written (F1)."""
+    text = f"""
+apiVersion: bertd.dev/v1
+kind: Model
+metadata: {{name: english}}
+spec:
+  base: {{source: /models/minilm}}
+  precision: {precision}
+  offload: {{device: '{device}'}}
+"""
+    (declared,) = parsing.parse(text, file="-", base_dir=None).objects
+    assert isinstance(declared.spec, spec.ModelSpec)
+    assert (declared.spec.precision, declared.spec.offload.device) == (precision, device)
+    stored = writing.spec_to_dict(declared.spec)
+    assert writing.spec_from_dict("Model", stored) == declared.spec
+
+
 def test_the_keys_of_version_1_are_frozen() -> None:
     """Fields of `bertd.dev/v1` are only ever added: a removed or renamed one fails here."""
     expected = """\
