@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.adapters import bases, engine, pool, report
-from benchmarks.engine import cpu
+from benchmarks.engine.machine import cpu
 from bertd.engine import loading, session
 
 RESULTS = Path("benchmarks/results")
@@ -43,7 +43,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.adapters")
     parser.add_argument("--base", choices=bases.NAMES, default="bert-base")
-    parser.add_argument("--precision", choices=tuple(loading.DTYPES), default="fp32")
+    parser.add_argument("--precision", choices=loading.PRECISIONS, default="fp32")
     parser.add_argument("--adapters", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--threads", type=int, default=1)

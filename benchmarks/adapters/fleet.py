@@ -24,7 +24,7 @@ import torch
 import bertd
 from benchmarks import daemon
 from benchmarks.adapters import bases, pool, report, timing
-from benchmarks.engine import cpu
+from benchmarks.engine.machine import cpu
 from bertd.checkpoint import adapter_file
 from bertd.client import admin
 from bertd.engine import session
