@@ -23,11 +23,12 @@ def recorded(registry) -> metrics.Metrics:
             model=model, method="Classify", tokenize_s=0.001, queue_s=0.0, inference_s=0.002
         )
         made.batch(model=model, rows=3, tokens=40, adapters=2)
+        made.efficiency(model=model, share=0.75)
         made.queue(model=model, rows=5, tokens=70, delay_s=0.25)
         made.shed(model=model, reason="QueueFull", rows=2)
         made.expired(model=model)
         made.worker_restart(model=model)
-        made.revision(model=model, revision="r1", precision="fp32", digest="ab")
+        made.revision(model=model, revision="r1", precision="fp32", kernels="avx2", digest="ab")
         made.adapters(model=model, declared=4, resident=3, size_bytes=1000)
         made.adapter_bytes(model=model, slot=300)
         made.adapter_hit(model=model)
@@ -52,6 +53,7 @@ def test_every_series_has_its_name_and_value(recorded, registry):
         ("bertd_batch_rows_sum", english, 3),
         ("bertd_batch_tokens_sum", english, 40),
         ("bertd_batch_adapters_sum", english, 2),
+        ("bertd_compute_efficiency", english, 0.75),
         ("bertd_queue_rows", english, 5),
         ("bertd_queue_tokens", english, 70),
         ("bertd_queue_delay_seconds", english, 0.25),
@@ -60,7 +62,7 @@ def test_every_series_has_its_name_and_value(recorded, registry):
         ("bertd_worker_restarts_total", english, 1),
         (
             "bertd_revision_info",
-            {**english, "revision": "r1", "precision": "fp32", "digest": "ab"},
+            {**english, "revision": "r1", "precision": "fp32", "kernels": "avx2", "digest": "ab"},
             1,
         ),
         ("bertd_adapters", english, 4),
@@ -114,7 +116,9 @@ def test_a_deleted_adapter_leaves_no_series(recorded):
 
 def test_a_new_revision_replaces_the_old(recorded, registry):
     """There is one revision_info series per model."""
-    recorded.revision(model="english", revision="r2", precision="bf16", digest="cd")
+    recorded.revision(
+        model="english", revision="r2", precision="bf16", kernels="torch", digest="cd"
+    )
     lines = [
         line
         for line in recorded.exposition().decode().splitlines()
