@@ -18,7 +18,7 @@ head, K and N inputs and outputs of a product.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -160,7 +160,10 @@ class Twin:
         sites = self._sites
         qkv_TE = layer.qkv(x_TD)
         add(qkv_TE[:, : self._shape.hidden], bias_iW[:, sites.query], rows)
-        y_TD = layer.output(self._attend(qkv_TE.to(self._attention_dtype), rows))
+        context_TD = attend(
+            qkv_TE.to(self._attention_dtype), rows.groups, self._shape.heads, self._relative_HSS
+        )
+        y_TD = layer.output(context_TD.float())
         y_TD += x_TD
         add(y_TD, bias_iW[:, sites.output], rows)
         y_TD = self._norm(y_TD, layer.attention_gain_D)
@@ -171,22 +174,38 @@ class Twin:
         add(z_TD, bias_iW[:, sites.down], rows)
         return self._norm(z_TD, layer.ffn_gain_D)
 
-    def _attend(self, qkv_TE: torch.Tensor, rows: stack.Rows) -> torch.Tensor:
-        """Each group of equal rows at once; nobody is padded to anybody's length."""
-        context_TD = torch.empty(len(qkv_TE), self._shape.hidden)
-        for group in rows.groups:
-            span = slice(group.start, group.stop)
-            mask = None
-            if self._relative_HSS is not None:
-                mask = self._relative_HSS[:, : group.length, : group.length]
-            parts = qkv_TE[span].view(group.rows, group.length, 3, self._shape.heads, -1)
-            q_nHsd, k_nHsd, v_nHsd = parts.permute(2, 0, 3, 1, 4)
-            out_nHsd = F.scaled_dot_product_attention(q_nHsd, k_nHsd, v_nHsd, attn_mask=mask)
-            context_TD[span] = out_nHsd.transpose(1, 2).reshape(-1, self._shape.hidden)
-        return context_TD
-
     def _norm(self, x_TD: torch.Tensor, gain_D: torch.Tensor) -> torch.Tensor:
         return F.layer_norm(x_TD, gain_D.shape, weight=gain_D, eps=self._shape.norm_eps)
+
+
+def attend(
+    qkv_TE: torch.Tensor,
+    groups: Sequence[stack.Group],
+    heads: int,
+    relative_HSS: torch.Tensor | None,
+) -> torch.Tensor:
+    """Attention of each group of equal rows at once: nobody is padded to anybody's length.
+
+    Args:
+        qkv_TE: query, key and value of every token, side by side.
+        groups: the rows.
+        heads: how many each of the three is divided into.
+        relative_HSS: added to the scores of each head, in the dtype of `qkv_TE`; or None.
+
+    Returns:
+        [T, D] in the dtype and on the device of `qkv_TE`.
+    """
+    context_TD = torch.empty_like(qkv_TE[:, : qkv_TE.shape[1] // 3])
+    for group in groups:
+        span = slice(group.start, group.stop)
+        mask = None
+        if relative_HSS is not None:
+            mask = relative_HSS[:, : group.length, : group.length]
+        parts = qkv_TE[span].view(group.rows, group.length, 3, heads, -1)
+        q_nHsd, k_nHsd, v_nHsd = parts.permute(2, 0, 3, 1, 4)
+        out_nHsd = F.scaled_dot_product_attention(q_nHsd, k_nHsd, v_nHsd, attn_mask=mask)
+        context_TD[span] = out_nHsd.transpose(1, 2).reshape(len(context_TD[span]), -1)
+    return context_TD
 
 
 def add(x_TD: torch.Tensor, bias_iD: torch.Tensor, rows: stack.Rows) -> None:

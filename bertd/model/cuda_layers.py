@@ -130,7 +130,8 @@ class Network:
 
     def _attend(self, qkv_TE: torch.Tensor, inputs: cuda_inputs.Inputs) -> torch.Tensor:
         if not self.is_varlen:
-            return self._attend_by_group(qkv_TE, inputs)
+            # for fp32, relative biases and unusual widths
+            return eager.attend(qkv_TE, inputs.groups, self._shape.heads, self._relative_HSS)
         from torch.nn.attention import varlen  # noqa: PLC0415 (takes a second, for GPUs alone)
 
         q_THd, k_THd, v_THd = qkv_TE.view(len(qkv_TE), 3, self._shape.heads, -1).unbind(1)
@@ -139,20 +140,6 @@ class Network:
         )
         assert isinstance(context_THd, torch.Tensor)  # it returns more only when asked to
         return context_THd.flatten(1)
-
-    def _attend_by_group(self, qkv_TE: torch.Tensor, inputs: cuda_inputs.Inputs) -> torch.Tensor:
-        """Each group of equal rows at once: for fp32, relative biases and unusual widths."""
-        context_TD = torch.empty_like(qkv_TE[:, : self._shape.hidden])
-        for group in inputs.groups:
-            span = slice(group.start, group.stop)
-            mask = None
-            if self._relative_HSS is not None:
-                mask = self._relative_HSS[:, : group.length, : group.length]
-            parts = qkv_TE[span].view(group.rows, group.length, 3, self._shape.heads, -1)
-            q_nHsd, k_nHsd, v_nHsd = parts.permute(2, 0, 3, 1, 4)
-            out_nHsd = F.scaled_dot_product_attention(q_nHsd, k_nHsd, v_nHsd, attn_mask=mask)
-            context_TD[span] = out_nHsd.transpose(1, 2).reshape(-1, self._shape.hidden)
-        return context_TD
 
     def _norm(self, x_TD: torch.Tensor, gain_D: torch.Tensor) -> torch.Tensor:
         return F.layer_norm(x_TD, gain_D.shape, weight=gain_D, eps=self._shape.norm_eps)
