@@ -1,6 +1,7 @@
 """What an application, or the command line, calls a daemon with.
 
-Modules: `sync` (Client) and `aio` (AsyncClient) for inference, `admin` (AdminClient) for objects;
+Modules: `sync` (Client) and `aio` (AsyncClient) for inference, `stream` and `stream_sync` for many
+calls over one stream, `asking` what the asyncio ones share, `admin` (AdminClient) for objects;
 `channel` finds the daemon and says how to talk to it, `messages` builds requests, `results` is what
 replies become, `failure` is what a refused call raises.
 

@@ -14,6 +14,9 @@ LONGEST_REQUEST_BYTES = 4 * 1024 * 1024
 DEFAULT_TIMEOUT_S = 10.0
 KEEPALIVE_MS = 60_000
 KEEPALIVE_TIMEOUT_MS = 20_000
+MOST_ATTEMPTS = 4
+FIRST_BACKOFF_S = 0.1
+LONGEST_BACKOFF_S = 1.0
 
 # Only UNAVAILABLE is worth a retry: overloaded, loading, restarting, draining. The daemon's
 # pushback replaces the backoff exactly, and a negative one ends the retries.
@@ -24,9 +27,9 @@ SERVICE_CONFIG = json.dumps(
             {
                 "name": [{"service": "bertd.v1.Inference"}],
                 "retryPolicy": {
-                    "maxAttempts": 4,
-                    "initialBackoff": "0.1s",
-                    "maxBackoff": "1s",
+                    "maxAttempts": MOST_ATTEMPTS,
+                    "initialBackoff": f"{FIRST_BACKOFF_S:g}s",
+                    "maxBackoff": f"{LONGEST_BACKOFF_S:g}s",
                     "backoffMultiplier": 2,
                     "retryableStatusCodes": ["UNAVAILABLE"],
                 },
@@ -65,3 +68,15 @@ def options() -> list[tuple[str, str | int]]:
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
     ]
+
+
+def retry_wait_s(code: str, pushback_s: float | None, *, attempt: int) -> float | None:
+    """How long to wait before sending again what failed `attempt` times; None: never again.
+
+    The policy of `SERVICE_CONFIG`, for what grpc itself does not send again.
+    """
+    if code != "UNAVAILABLE" or attempt >= MOST_ATTEMPTS:
+        return None
+    if pushback_s is None:
+        return min(FIRST_BACKOFF_S * 2.0 ** (attempt - 1), LONGEST_BACKOFF_S)
+    return pushback_s if pushback_s >= 0 else None

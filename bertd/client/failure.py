@@ -1,6 +1,7 @@
 """What a failed call raises, made from the status that came over the wire."""
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Protocol, cast
 
 import grpc
@@ -8,10 +9,12 @@ from google.protobuf import message
 from google.rpc import error_details_pb2, status_pb2
 
 from bertd import errors
+from bertd.v1 import inference_pb2 as pb
 
 ERROR_DOMAIN = "bertd.dev"
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
+CODES: Mapping[int, str] = MappingProxyType({code.value[0]: code.name for code in grpc.StatusCode})
 
 
 class CallError(errors.Error):
@@ -40,6 +43,17 @@ class CallError(errors.Error):
     def unreachable(self) -> bool:
         """Whether no daemon answered at all."""
         return self.code == "UNAVAILABLE" and not self.reason
+
+
+def from_item(error: pb.StreamError) -> CallError:
+    """The error that one item of a stream means."""
+    has_pushback = error.HasField("retry_pushback_ms")
+    return CallError(
+        CODES.get(error.code, "UNKNOWN"),
+        error.message,
+        reason=error.reason,
+        retry_after_s=error.retry_pushback_ms / 1000 if has_pushback else None,
+    )
 
 
 class Failed(Protocol):

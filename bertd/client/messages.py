@@ -1,8 +1,9 @@
 """What a caller passes, as request messages. Pure."""
 
 import operator
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,14 @@ from bertd.v1 import inference_pb2 as pb
 Ids = Sequence[int] | npt.NDArray[np.integer]
 Input = str | tuple[str, str] | Ids
 """A text, a pair of texts, or token ids with their special tokens."""
+Priority = Literal["high", "normal", "low"]
+PRIORITIES: Mapping[str, pb.Priority] = MappingProxyType(
+    {
+        "high": pb.PRIORITY_HIGH,
+        "normal": pb.PRIORITY_UNSPECIFIED,  # which means the same, and is not sent
+        "low": pb.PRIORITY_LOW,
+    }
+)
 
 
 def classify(
@@ -23,6 +32,7 @@ def classify(
     adapter_bytes: bytes | None,
     labels: Sequence[str],
     truncate: bool | None,
+    priority: Priority,
     raw_logits: bool,
 ) -> pb.ClassifyRequest:
     """A Classify request."""
@@ -31,7 +41,7 @@ def classify(
         adapter=adapter,
         adapter_bytes=_brought(adapter_bytes, adapter),
         inputs=_inputs(inputs),
-        options=_options(truncate),
+        options=_options(truncate, priority),
         labels=labels,
         raw_logits=raw_logits,
     )
@@ -45,6 +55,7 @@ def embed(
     adapter_bytes: bytes | None,
     normalize: bool | None,
     truncate: bool | None,
+    priority: Priority,
 ) -> pb.EmbedRequest:
     """An Embed request."""
     request = pb.EmbedRequest(
@@ -52,7 +63,7 @@ def embed(
         adapter=adapter,
         adapter_bytes=_brought(adapter_bytes, adapter),
         inputs=_inputs(inputs),
-        options=_options(truncate),
+        options=_options(truncate, priority),
     )
     if normalize is not None:
         request.normalize = normalize
@@ -66,6 +77,7 @@ def tag(
     adapter: str,
     adapter_bytes: bytes | None,
     truncate: bool | None,
+    priority: Priority,
     raw_logits: bool,
 ) -> pb.TagRequest:
     """A Tag request."""
@@ -74,7 +86,7 @@ def tag(
         adapter=adapter,
         adapter_bytes=_brought(adapter_bytes, adapter),
         inputs=_inputs(inputs),
-        options=_options(truncate),
+        options=_options(truncate, priority),
         raw_logits=raw_logits,
     )
 
@@ -96,8 +108,15 @@ def _brought(adapter_bytes: bytes | None, adapter: str) -> bytes | None:
     return adapter_bytes
 
 
-def _options(truncate: bool | None) -> pb.Options:
-    return pb.Options() if truncate is None else pb.Options(truncate=truncate)
+def _options(truncate: bool | None, priority: Priority) -> pb.Options:
+    if priority not in PRIORITIES:
+        raise errors.InvalidRequest(
+            f"`priority` must be 'high', 'normal' or 'low', and is {priority!r}"
+        )
+    options = pb.Options(priority=PRIORITIES[priority])
+    if truncate is not None:
+        options.truncate = truncate
+    return options
 
 
 def _inputs(inputs: Sequence[Input]) -> list[pb.Input]:

@@ -2,7 +2,8 @@
 
 Reading order: `status` (error to status, the one table), `guard` (what surrounds every call),
 `requests`, `answers` and `replies` (pure: messages to inputs, logits to labels, labels to bytes),
-`inference`, `admin` and `health` (the services), `sockets` and `server` (where they listen).
+`stream` (many calls over one), `inference`, `admin` and `health` (the services), `sockets` and
+`server` (where they listen).
 
 May import `runtime` and the leaves, and grpc: no other room of the daemon speaks it. Must never
 decide what runs when (that is `runtime`), change an object (that is `reconcile`, behind the

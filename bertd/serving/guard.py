@@ -99,6 +99,37 @@ class Guard:
         """A handler that is timed, counted and answered with the right status."""
         return self._counted(method, _parsing(request_type, handle))
 
+    async def item(
+        self,
+        method: str,
+        request: Request,
+        handle: Unary[Request],
+        *,
+        size_bytes: int,
+        caller: str,
+        own_s: float | None,
+        ends_s: float,
+    ) -> bytes | status.Failure:
+        """One call that came inside a stream: as `bounded`, but how it ends is returned.
+
+        Args:
+            method: Under which it is counted.
+            request: What it asks.
+            handle: Who answers.
+            size_bytes: Of the message that it came in.
+            caller: Who opened the stream.
+            own_s: The time that the item itself allows; None: the default.
+            ends_s: When the stream ends, and the item with it.
+        """
+        began_s = self._clock()
+        call, _ = self._begin(method, caller, began_s, own_s)
+        call.deadline_s = min(call.deadline_s, ends_s)
+
+        def admit(_: bytes, call: Call) -> Awaitable[message.Message | bytes]:
+            return self._admitted(size_bytes, lambda: handle(request, call))
+
+        return await self._ended(admit, b"", call, call.deadline_s - began_s, began_s)
+
     def probe(
         self, request_type: type[Request], handle: Callable[[Request], message.Message]
     ) -> Method:
@@ -106,7 +137,7 @@ class Guard:
 
         async def serve(body: bytes, context: Context) -> bytes:
             try:
-                return handle(_parse(request_type, body)).SerializeToString()
+                return handle(parse(request_type, body)).SerializeToString()
             except Exception as error:
                 await self._abort(context, error, request_type.DESCRIPTOR.name)
 
@@ -117,9 +148,9 @@ class Guard:
 
         async def serve(body: bytes, context: Context) -> None:
             try:
-                async with aclosing(handle(_parse(request_type, body))) as replies:
+                async with aclosing(handle(parse(request_type, body))) as replies:
                     async for reply in replies:
-                        if not await _told(context, reply.SerializeToString()):
+                        if not await told(context, reply.SerializeToString()):
                             return
             except Exception as error:
                 await self._abort(context, error, request_type.DESCRIPTOR.name)
@@ -129,20 +160,27 @@ class Guard:
     def _counted(self, method: str, handle: _Handler) -> Method:
         async def serve(body: bytes, context: Context) -> bytes:
             began_s = self._clock()
-            caller = _address(context.peer())
+            caller = address(context.peer())
             call, limit_s = self._begin(method, caller, began_s, context.time_remaining())
-            try:
-                answer = await self._answer(handle, body, call, limit_s)
-            except asyncio.CancelledError:
-                self._count(call, grpc.StatusCode.CANCELLED, began_s)
-                raise
+            answer = await self._ended(handle, body, call, limit_s, began_s)
             if isinstance(answer, status.Failure):
-                self._count(call, answer.code, began_s)
                 await context.abort(answer.code, answer.message, answer.trailers)
-            self._count(call, grpc.StatusCode.OK, began_s)
             return answer
 
         return grpc.unary_unary_rpc_method_handler(serve)
+
+    async def _ended(
+        self, handle: _Handler, body: bytes, call: Call, limit_s: float | None, began_s: float
+    ) -> bytes | status.Failure:
+        """How the call ends; counted."""
+        try:
+            answer = await self._answer(handle, body, call, limit_s)
+        except asyncio.CancelledError:
+            self._count(call, grpc.StatusCode.CANCELLED, began_s)
+            raise
+        code = answer.code if isinstance(answer, status.Failure) else grpc.StatusCode.OK
+        self._count(call, code, began_s)
+        return answer
 
     def _begin(
         self, method: str, caller: str, began_s: float, own_s: float | None
@@ -161,7 +199,7 @@ class Guard:
         self, handle: _Handler, body: bytes, call: Call, limit_s: float | None
     ) -> bytes | status.Failure:
         try:
-            reply = await _within(limit_s, handle(body, call))
+            reply = await _within(limit_s, handle(body, call), is_own=call.own_deadline)
             return reply if isinstance(reply, bytes) else reply.SerializeToString()
         except asyncio.CancelledError as error:
             if _is_cancelling():
@@ -172,23 +210,34 @@ class Guard:
             raise
         except BaseException as error:  # a panic of the tokenizers' Rust code is no Exception
             left_s = call.deadline_s - self._clock() if call.own_deadline else None
-            return self._failure(error, call.method, left_s)
+            return self.failure(error, call.method, left_s)
 
     def _admitting(self, handle: _Handler) -> _Handler:
-        async def admit(body: bytes, call: Call) -> message.Message | bytes:
-            if self._calls >= self._most_calls or self._bytes + len(body) > self._most_bytes:
-                raise errors.Overloaded("too many calls are in flight", retry_after_s=FULL_RETRY_S)
-            self._calls += 1
-            self._bytes += len(body)
-            try:
-                return await handle(body, call)
-            finally:
-                self._calls -= 1
-                self._bytes -= len(body)
+        def admit(body: bytes, call: Call) -> Awaitable[message.Message | bytes]:
+            return self._admitted(len(body), lambda: handle(body, call))
 
         return admit
 
-    def _failure(self, error: BaseException, method: str, left_s: float | None) -> status.Failure:
+    async def _admitted(
+        self, size_bytes: int, work: Callable[[], Awaitable[message.Message | bytes]]
+    ) -> message.Message | bytes:
+        if self._calls >= self._most_calls or self._bytes + size_bytes > self._most_bytes:
+            raise errors.Overloaded("too many calls are in flight", retry_after_s=FULL_RETRY_S)
+        self._calls += 1
+        self._bytes += size_bytes
+        try:
+            return await work()
+        finally:
+            self._calls -= 1
+            self._bytes -= size_bytes
+
+    def failure(
+        self, error: BaseException, method: str, left_s: float | None = None
+    ) -> status.Failure:
+        """What a caller is told of an error: of an unforeseen one only an id, and the log has it.
+
+        `left_s` is what is left of the caller's own deadline, None where it set none.
+        """
         if status.is_foreseen(error):
             return status.failure(error, remaining_s=left_s)
         return self._unforeseen(error, method)
@@ -199,7 +248,7 @@ class Guard:
         return status.internal(error_id)
 
     async def _abort(self, context: Context, error: Exception, method: str) -> NoReturn:
-        failure = self._failure(error, method, None)
+        failure = self.failure(error, method)
         await context.abort(failure.code, failure.message, failure.trailers)
 
     def _count(self, call: Call, code: grpc.StatusCode, began_s: float) -> None:
@@ -223,7 +272,7 @@ class Guard:
             )
 
 
-async def _told(context: Context, reply: bytes) -> bool:
+async def told(context: Context, reply: bytes) -> bool:
     """Whether the caller is still there; that it left, grpc says by errors of several kinds."""
     try:
         await context.write(reply)
@@ -232,7 +281,7 @@ async def _told(context: Context, reply: bytes) -> bool:
     return True
 
 
-def _address(peer: str) -> str:
+def address(peer: str) -> str:
     """Who calls, as grpc names it, without the port that every connection has for itself."""
     address, _, port = peer.rpartition(":")
     return address if peer.startswith(("ipv4:", "ipv6:")) and port.isdigit() else peer
@@ -240,12 +289,17 @@ def _address(peer: str) -> str:
 
 def _parsing(request_type: type[Request], handle: Unary[Request]) -> _Handler:
     def parse_and_handle(body: bytes, call: Call) -> Awaitable[message.Message | bytes]:
-        return handle(_parse(request_type, body), call)
+        return handle(parse(request_type, body), call)
 
     return parse_and_handle
 
 
-def _parse(request_type: type[Request], body: bytes) -> Request:
+def parse(request_type: type[Request], body: bytes) -> Request:
+    """The message.
+
+    Raises:
+        errors.InvalidRequest: The bytes are something else.
+    """
     try:
         return request_type.FromString(body)
     except message.DecodeError:
@@ -255,7 +309,7 @@ def _parse(request_type: type[Request], body: bytes) -> Request:
         ) from None
 
 
-async def _within(limit_s: float | None, work: Awaitable[Reply]) -> Reply:
+async def _within(limit_s: float | None, work: Awaitable[Reply], *, is_own: bool) -> Reply:
     if limit_s is None:
         return await work
     try:
@@ -265,7 +319,8 @@ async def _within(limit_s: float | None, work: Awaitable[Reply]) -> Reply:
         if not limit.expired():
             raise
         raise errors.Expired(
-            f"the call was not answered within {limit_s:g} s", hint="set a deadline of your own"
+            f"the call was not answered within {limit_s:g} s",
+            hint="" if is_own else "set a deadline of your own",
         ) from None
 
 

@@ -14,6 +14,7 @@ from bertd.runtime import calls, inline
 from bertd.runtime import router as routing
 from bertd.serving import answers, replies, requests
 from bertd.serving import guard as guards
+from bertd.serving import stream as streaming
 from bertd.tokenization import tokenizer as tokenization
 from bertd.v1 import inference_pb2 as pb
 
@@ -26,7 +27,7 @@ Made = TypeVar("Made")
 
 
 class Inference:
-    """Answers Classify, Embed and Tag with serialised replies.
+    """Answers Classify, Embed and Tag with serialised replies, and `streams` of them.
 
     Short work is done on the event loop; long texts and large replies go to `executor`, which has
     one thread, so that a probe never waits for them.
@@ -38,8 +39,10 @@ class Inference:
         *,
         adapters: inline.Inline,
         executor: futures.Executor,
+        streams: streaming.Streams | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.streams = streams or streaming.Streams(clock=clock)
         self._router = router
         self._adapters = adapters
         self._executor = executor
@@ -107,6 +110,14 @@ class Inference:
                 "Classify": guard.bounded("Classify", pb.ClassifyRequest, self.classify),
                 "Embed": guard.bounded("Embed", pb.EmbedRequest, self.embed),
                 "Tag": guard.bounded("Tag", pb.TagRequest, self.tag),
+                "Stream": self.streams.method(
+                    guard,
+                    {
+                        "classify": streaming.Kind("Classify", self.classify),
+                        "embed": streaming.Kind("Embed", self.embed),
+                        "tag": streaming.Kind("Tag", self.tag),
+                    },
+                ),
             },
         )
 

@@ -1,7 +1,8 @@
 """Request messages to checked inputs to encoded rows. Pure: nothing here waits."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from bertd import errors
 from bertd.tokenization import tokenizer as tokenization
@@ -11,6 +12,16 @@ MOST_INPUTS = 1024
 LONGEST_NAME = 253
 # Caller-made ids above this are checked in the thread: 8,192 take about a millisecond.
 INLINE_IDS = 8192
+
+# How many times the share of a call that says nothing.
+PRIORITIES: Mapping[pb.Priority, float] = MappingProxyType(
+    {
+        pb.PRIORITY_UNSPECIFIED: 1.0,
+        pb.PRIORITY_HIGH: 16.0,
+        pb.PRIORITY_NORMAL: 1.0,
+        pb.PRIORITY_LOW: 1 / 16,
+    }
+)
 
 AnyRequest = pb.ClassifyRequest | pb.EmbedRequest | pb.TagRequest
 
@@ -106,3 +117,18 @@ def encode(
 def truncates(options: pb.Options, declared: bool) -> bool:
     """Whether over-long texts are cut: the call's choice, else the Model's."""
     return options.truncate if options.HasField("truncate") else declared
+
+
+def priority(options: pb.Options) -> float:
+    """The factor on the share of a call's rows: above 1 is more than usual.
+
+    Raises:
+        errors.InvalidRequest: A number that means nothing here.
+    """
+    factor = PRIORITIES.get(options.priority)
+    if factor is None:
+        raise errors.InvalidRequest(
+            "`options.priority` must be PRIORITY_HIGH, PRIORITY_NORMAL or PRIORITY_LOW, and is "
+            f"{int(options.priority)}"
+        )
+    return factor

@@ -47,11 +47,29 @@ REASONS: Mapping[type[errors.Error], str] = MappingProxyType({errors.Poison: "Po
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A status as it goes over the wire."""
+    """A status as it goes over the wire; `pushback_ms` is None unless it is UNAVAILABLE."""
 
     code: grpc.StatusCode
     message: str
-    trailers: tuple[tuple[str, str | bytes], ...]
+    reason: str
+    pushback_ms: int | None = None
+    error_id: str = ""
+
+    @property
+    def trailers(self) -> tuple[tuple[str, str | bytes], ...]:
+        """What goes with the status of a call: the wait as metadata, everything as details."""
+        metadata = {"errorId": self.error_id} if self.error_id else {}
+        info = error_details_pb2.ErrorInfo(
+            reason=self.reason, domain=ERROR_DOMAIN, metadata=metadata
+        )
+        details = [_packed(info)]
+        trailers: list[tuple[str, str | bytes]] = []
+        if self.pushback_ms is not None:
+            trailers.append((PUSHBACK_KEY, str(self.pushback_ms)))
+            if self.pushback_ms > 0:
+                details.append(_packed(_retry_info(self.pushback_ms)))
+        rich = status_pb2.Status(code=self.code.value[0], message=self.message, details=details)
+        return (*trailers, (STATUS_DETAILS_KEY, rich.SerializeToString()))
 
 
 def is_foreseen(error: BaseException) -> TypeGuard[errors.Error]:
@@ -70,35 +88,20 @@ def failure(error: errors.Error, *, remaining_s: float | None) -> Failure:
     """
     code = TABLE[type(error)]
     reason = str(getattr(error, "reason", REASONS.get(type(error), type(error).__name__)))
-    details = [_packed(error_details_pb2.ErrorInfo(reason=reason, domain=ERROR_DOMAIN))]
-    trailers: list[tuple[str, str | bytes]] = []
-    if code is grpc.StatusCode.UNAVAILABLE:
-        pushback_ms = _pushback_ms(_retry_after_s(error), remaining_s)
-        trailers.append((PUSHBACK_KEY, str(pushback_ms)))
-        if pushback_ms > 0:
-            details.append(_packed(_retry_info(pushback_ms)))
-    return _failure(code, str(error), details, trailers)
+    is_temporary = code is grpc.StatusCode.UNAVAILABLE
+    return Failure(
+        code=code,
+        message=_bounded(str(error)),
+        reason=reason,
+        pushback_ms=_pushback_ms(_retry_after_s(error), remaining_s) if is_temporary else None,
+    )
 
 
 def internal(error_id: str) -> Failure:
     """The status of everything unforeseen: only an id, which finds the stack in the log."""
-    info = error_details_pb2.ErrorInfo(
-        reason="Internal", domain=ERROR_DOMAIN, metadata={"errorId": error_id}
-    )
     text = f"internal error {error_id} (hint: the daemon's log has the details under this id)"
-    return _failure(grpc.StatusCode.INTERNAL, text, [_packed(info)], [])
-
-
-def _failure(
-    code: grpc.StatusCode,
-    text: str,
-    details: list[any_pb2.Any],
-    trailers: list[tuple[str, str | bytes]],
-) -> Failure:
-    message = _bounded(text)
-    rich = status_pb2.Status(code=code.value[0], message=message, details=details)
-    packed = (STATUS_DETAILS_KEY, rich.SerializeToString())
-    return Failure(code=code, message=message, trailers=(*trailers, packed))
+    code = grpc.StatusCode.INTERNAL
+    return Failure(code=code, message=text, reason="Internal", error_id=error_id)
 
 
 def _retry_after_s(error: errors.Error) -> float:

@@ -22,51 +22,64 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x62\x65rtd/v1/inference.proto\x12\x08\x62\x65rtd.v1\"l\n\x05Input\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\"\n\x04pair\x18\x02 \x01(\x0b\x32\x12.bertd.v1.TextPairH\x00\x12\'\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x12.bertd.v1.TokenIdsH\x00\x42\x06\n\x04kind\")\n\x08TextPair\x12\r\n\x05\x66irst\x18\x01 \x01(\t\x12\x0e\n\x06second\x18\x02 \x01(\t\")\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\x12\x10\n\x08type_ids\x18\x02 \x03(\x05\"-\n\x07Options\x12\x15\n\x08truncate\x18\x01 \x01(\x08H\x00\x88\x01\x01\x42\x0b\n\t_truncate\"U\n\x07Timings\x12\x18\n\x10tokenize_seconds\x18\x01 \x01(\x01\x12\x15\n\rqueue_seconds\x18\x02 \x01(\x01\x12\x19\n\x11inference_seconds\x18\x03 \x01(\x01\"\x86\x01\n\x06Served\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\x12\"\n\x07timings\x18\x04 \x01(\x0b\x32\x11.bertd.v1.Timings\x12\x0e\n\x06tokens\x18\x05 \x01(\x03\x12\x16\n\x0e\x61\x64\x61pter_digest\x18\x06 \x01(\t\"\xc8\x01\n\x0f\x43lassifyRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\x12\x1f\n\x06inputs\x18\x03 \x03(\x0b\x32\x0f.bertd.v1.Input\x12\"\n\x07options\x18\x04 \x01(\x0b\x32\x11.bertd.v1.Options\x12\x0e\n\x06labels\x18\x05 \x03(\t\x12\x12\n\nraw_logits\x18\x06 \x01(\x08\x12\x1a\n\radapter_bytes\x18\x07 \x01(\x0cH\x00\x88\x01\x01\x42\x10\n\x0e_adapter_bytes\"%\n\x05Score\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\"Q\n\x0e\x43lassification\x12\x1f\n\x06scores\x18\x01 \x03(\x0b\x32\x0f.bertd.v1.Score\x12\x0e\n\x06labels\x18\x02 \x03(\t\x12\x0e\n\x06logits\x18\x03 \x03(\x02\"\x8c\x01\n\x10\x43lassifyResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.bertd.v1.Classification\x12+\n\x0cproblem_type\x18\x02 \x01(\x0e\x32\x15.bertd.v1.ProblemType\x12 \n\x06served\x18\x03 \x01(\x0b\x32\x10.bertd.v1.Served\"\xda\x01\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\x12\x1f\n\x06inputs\x18\x03 \x03(\x0b\x32\x0f.bertd.v1.Input\x12\"\n\x07options\x18\x04 \x01(\x0b\x32\x11.bertd.v1.Options\x12\x16\n\tnormalize\x18\x05 \x01(\x08H\x00\x88\x01\x01\x12\x11\n\tas_floats\x18\x06 \x01(\x08\x12\x1a\n\radapter_bytes\x18\x07 \x01(\x0cH\x01\x88\x01\x01\x42\x0c\n\n_normalizeB\x10\n\x0e_adapter_bytes\"+\n\tEmbedding\x12\x0e\n\x06packed\x18\x01 \x01(\x0c\x12\x0e\n\x06values\x18\x02 \x03(\x02\"}\n\rEmbedResponse\x12\'\n\nembeddings\x18\x01 \x03(\x0b\x32\x13.bertd.v1.Embedding\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\x12\n\ndimensions\x18\x03 \x01(\x05\x12 \n\x06served\x18\x04 \x01(\x0b\x32\x10.bertd.v1.Served\"\xb3\x01\n\nTagRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\x12\x1f\n\x06inputs\x18\x03 \x03(\x0b\x32\x0f.bertd.v1.Input\x12\"\n\x07options\x18\x04 \x01(\x0b\x32\x11.bertd.v1.Options\x12\x12\n\nraw_logits\x18\x05 \x01(\x08\x12\x1a\n\radapter_bytes\x18\x07 \x01(\x0cH\x00\x88\x01\x01\x42\x10\n\x0e_adapter_bytes\"t\n\x08TokenTag\x12\r\n\x05token\x18\x01 \x01(\t\x12\r\n\x05start\x18\x02 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x03 \x01(\x05\x12\x0f\n\x07segment\x18\x04 \x01(\x05\x12\r\n\x05label\x18\x05 \x01(\t\x12\r\n\x05score\x18\x06 \x01(\x02\x12\x0e\n\x06logits\x18\x07 \x03(\x02\"1\n\x0bTaggedInput\x12\"\n\x06tokens\x18\x01 \x03(\x0b\x32\x12.bertd.v1.TokenTag\"l\n\x0bTagResponse\x12&\n\x07results\x18\x01 \x03(\x0b\x32\x15.bertd.v1.TaggedInput\x12\x13\n\x0blabel_names\x18\x02 \x03(\t\x12 \n\x06served\x18\x03 \x01(\x0b\x32\x10.bertd.v1.Served*\x85\x01\n\x0bProblemType\x12\x1c\n\x18PROBLEM_TYPE_UNSPECIFIED\x10\x00\x12\x1d\n\x19PROBLEM_TYPE_SINGLE_LABEL\x10\x01\x12\x1c\n\x18PROBLEM_TYPE_MULTI_LABEL\x10\x02\x12\x1b\n\x17PROBLEM_TYPE_REGRESSION\x10\x03\x32\xbc\x01\n\tInference\x12\x41\n\x08\x43lassify\x12\x19.bertd.v1.ClassifyRequest\x1a\x1a.bertd.v1.ClassifyResponse\x12\x38\n\x05\x45mbed\x12\x16.bertd.v1.EmbedRequest\x1a\x17.bertd.v1.EmbedResponse\x12\x32\n\x03Tag\x12\x14.bertd.v1.TagRequest\x1a\x15.bertd.v1.TagResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x62\x65rtd/v1/inference.proto\x12\x08\x62\x65rtd.v1\x1a\x1egoogle/protobuf/duration.proto\"l\n\x05Input\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\"\n\x04pair\x18\x02 \x01(\x0b\x32\x12.bertd.v1.TextPairH\x00\x12\'\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x12.bertd.v1.TokenIdsH\x00\x42\x06\n\x04kind\")\n\x08TextPair\x12\r\n\x05\x66irst\x18\x01 \x01(\t\x12\x0e\n\x06second\x18\x02 \x01(\t\")\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\x12\x10\n\x08type_ids\x18\x02 \x03(\x05\"S\n\x07Options\x12\x15\n\x08truncate\x18\x01 \x01(\x08H\x00\x88\x01\x01\x12$\n\x08priority\x18\x02 \x01(\x0e\x32\x12.bertd.v1.PriorityB\x0b\n\t_truncate\"U\n\x07Timings\x12\x18\n\x10tokenize_seconds\x18\x01 \x01(\x01\x12\x15\n\rqueue_seconds\x18\x02 \x01(\x01\x12\x19\n\x11inference_seconds\x18\x03 \x01(\x01\"\x86\x01\n\x06Served\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\x12\"\n\x07timings\x18\x04 \x01(\x0b\x32\x11.bertd.v1.Timings\x12\x0e\n\x06tokens\x18\x05 \x01(\x03\x12\x16\n\x0e\x61\x64\x61pter_digest\x18\x06 \x01(\t\"\xc8\x01\n\x0f\x43lassifyRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\x12\x1f\n\x06inputs\x18\x03 \x03(\x0b\x32\x0f.bertd.v1.Input\x12\"\n\x07options\x18\x04 \x01(\x0b\x32\x11.bertd.v1.Options\x12\x0e\n\x06labels\x18\x05 \x03(\t\x12\x12\n\nraw_logits\x18\x06 \x01(\x08\x12\x1a\n\radapter_bytes\x18\x07 \x01(\x0cH\x00\x88\x01\x01\x42\x10\n\x0e_adapter_bytes\"%\n\x05Score\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\"Q\n\x0e\x43lassification\x12\x1f\n\x06scores\x18\x01 \x03(\x0b\x32\x0f.bertd.v1.Score\x12\x0e\n\x06labels\x18\x02 \x03(\t\x12\x0e\n\x06logits\x18\x03 \x03(\x02\"\x8c\x01\n\x10\x43lassifyResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.bertd.v1.Classification\x12+\n\x0cproblem_type\x18\x02 \x01(\x0e\x32\x15.bertd.v1.ProblemType\x12 \n\x06served\x18\x03 \x01(\x0b\x32\x10.bertd.v1.Served\"\xda\x01\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\x12\x1f\n\x06inputs\x18\x03 \x03(\x0b\x32\x0f.bertd.v1.Input\x12\"\n\x07options\x18\x04 \x01(\x0b\x32\x11.bertd.v1.Options\x12\x16\n\tnormalize\x18\x05 \x01(\x08H\x00\x88\x01\x01\x12\x11\n\tas_floats\x18\x06 \x01(\x08\x12\x1a\n\radapter_bytes\x18\x07 \x01(\x0cH\x01\x88\x01\x01\x42\x0c\n\n_normalizeB\x10\n\x0e_adapter_bytes\"+\n\tEmbedding\x12\x0e\n\x06packed\x18\x01 \x01(\x0c\x12\x0e\n\x06values\x18\x02 \x03(\x02\"}\n\rEmbedResponse\x12\'\n\nembeddings\x18\x01 \x03(\x0b\x32\x13.bertd.v1.Embedding\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\x12\n\ndimensions\x18\x03 \x01(\x05\x12 \n\x06served\x18\x04 \x01(\x0b\x32\x10.bertd.v1.Served\"\xb3\x01\n\nTagRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\x12\x1f\n\x06inputs\x18\x03 \x03(\x0b\x32\x0f.bertd.v1.Input\x12\"\n\x07options\x18\x04 \x01(\x0b\x32\x11.bertd.v1.Options\x12\x12\n\nraw_logits\x18\x05 \x01(\x08\x12\x1a\n\radapter_bytes\x18\x07 \x01(\x0cH\x00\x88\x01\x01\x42\x10\n\x0e_adapter_bytes\"t\n\x08TokenTag\x12\r\n\x05token\x18\x01 \x01(\t\x12\r\n\x05start\x18\x02 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x03 \x01(\x05\x12\x0f\n\x07segment\x18\x04 \x01(\x05\x12\r\n\x05label\x18\x05 \x01(\t\x12\r\n\x05score\x18\x06 \x01(\x02\x12\x0e\n\x06logits\x18\x07 \x03(\x02\"1\n\x0bTaggedInput\x12\"\n\x06tokens\x18\x01 \x03(\x0b\x32\x12.bertd.v1.TokenTag\"l\n\x0bTagResponse\x12&\n\x07results\x18\x01 \x03(\x0b\x32\x15.bertd.v1.TaggedInput\x12\x13\n\x0blabel_names\x18\x02 \x03(\t\x12 \n\x06served\x18\x03 \x01(\x0b\x32\x10.bertd.v1.Served\"4\n\rStreamRequest\x12#\n\x05items\x18\x01 \x03(\x0b\x32\x14.bertd.v1.StreamItem\"\xc9\x01\n\nStreamItem\x12\n\n\x02id\x18\x01 \x01(\x04\x12*\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\x08\x63lassify\x18\x03 \x01(\x0b\x32\x19.bertd.v1.ClassifyRequestH\x00\x12\'\n\x05\x65mbed\x18\x04 \x01(\x0b\x32\x16.bertd.v1.EmbedRequestH\x00\x12#\n\x03tag\x18\x05 \x01(\x0b\x32\x14.bertd.v1.TagRequestH\x00\x42\x06\n\x04kind\"9\n\x0eStreamResponse\x12\'\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x16.bertd.v1.StreamAnswer\"\xca\x01\n\x0cStreamAnswer\x12\n\n\x02id\x18\x01 \x01(\x04\x12&\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x15.bertd.v1.StreamErrorH\x00\x12.\n\x08\x63lassify\x18\x03 \x01(\x0b\x32\x1a.bertd.v1.ClassifyResponseH\x00\x12(\n\x05\x65mbed\x18\x04 \x01(\x0b\x32\x17.bertd.v1.EmbedResponseH\x00\x12$\n\x03tag\x18\x05 \x01(\x0b\x32\x15.bertd.v1.TagResponseH\x00\x42\x06\n\x04kind\"r\n\x0bStreamError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x1e\n\x11retry_pushback_ms\x18\x04 \x01(\x03H\x00\x88\x01\x01\x42\x14\n\x12_retry_pushback_ms*^\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x11\n\rPRIORITY_HIGH\x10\x01\x12\x13\n\x0fPRIORITY_NORMAL\x10\x02\x12\x10\n\x0cPRIORITY_LOW\x10\x03*\x85\x01\n\x0bProblemType\x12\x1c\n\x18PROBLEM_TYPE_UNSPECIFIED\x10\x00\x12\x1d\n\x19PROBLEM_TYPE_SINGLE_LABEL\x10\x01\x12\x1c\n\x18PROBLEM_TYPE_MULTI_LABEL\x10\x02\x12\x1b\n\x17PROBLEM_TYPE_REGRESSION\x10\x03\x32\xfd\x01\n\tInference\x12\x41\n\x08\x43lassify\x12\x19.bertd.v1.ClassifyRequest\x1a\x1a.bertd.v1.ClassifyResponse\x12\x38\n\x05\x45mbed\x12\x16.bertd.v1.EmbedRequest\x1a\x17.bertd.v1.EmbedResponse\x12\x32\n\x03Tag\x12\x14.bertd.v1.TagRequest\x1a\x15.bertd.v1.TagResponse\x12?\n\x06Stream\x12\x17.bertd.v1.StreamRequest\x1a\x18.bertd.v1.StreamResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'bertd.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PROBLEMTYPE']._serialized_start=1828
-  _globals['_PROBLEMTYPE']._serialized_end=1961
-  _globals['_INPUT']._serialized_start=38
-  _globals['_INPUT']._serialized_end=146
-  _globals['_TEXTPAIR']._serialized_start=148
-  _globals['_TEXTPAIR']._serialized_end=189
-  _globals['_TOKENIDS']._serialized_start=191
-  _globals['_TOKENIDS']._serialized_end=232
-  _globals['_OPTIONS']._serialized_start=234
-  _globals['_OPTIONS']._serialized_end=279
-  _globals['_TIMINGS']._serialized_start=281
-  _globals['_TIMINGS']._serialized_end=366
-  _globals['_SERVED']._serialized_start=369
-  _globals['_SERVED']._serialized_end=503
-  _globals['_CLASSIFYREQUEST']._serialized_start=506
-  _globals['_CLASSIFYREQUEST']._serialized_end=706
-  _globals['_SCORE']._serialized_start=708
-  _globals['_SCORE']._serialized_end=745
-  _globals['_CLASSIFICATION']._serialized_start=747
-  _globals['_CLASSIFICATION']._serialized_end=828
-  _globals['_CLASSIFYRESPONSE']._serialized_start=831
-  _globals['_CLASSIFYRESPONSE']._serialized_end=971
-  _globals['_EMBEDREQUEST']._serialized_start=974
-  _globals['_EMBEDREQUEST']._serialized_end=1192
-  _globals['_EMBEDDING']._serialized_start=1194
-  _globals['_EMBEDDING']._serialized_end=1237
-  _globals['_EMBEDRESPONSE']._serialized_start=1239
-  _globals['_EMBEDRESPONSE']._serialized_end=1364
-  _globals['_TAGREQUEST']._serialized_start=1367
-  _globals['_TAGREQUEST']._serialized_end=1546
-  _globals['_TOKENTAG']._serialized_start=1548
-  _globals['_TOKENTAG']._serialized_end=1664
-  _globals['_TAGGEDINPUT']._serialized_start=1666
-  _globals['_TAGGEDINPUT']._serialized_end=1715
-  _globals['_TAGRESPONSE']._serialized_start=1717
-  _globals['_TAGRESPONSE']._serialized_end=1825
-  _globals['_INFERENCE']._serialized_start=1964
-  _globals['_INFERENCE']._serialized_end=2152
+  _globals['_PRIORITY']._serialized_start=2535
+  _globals['_PRIORITY']._serialized_end=2629
+  _globals['_PROBLEMTYPE']._serialized_start=2632
+  _globals['_PROBLEMTYPE']._serialized_end=2765
+  _globals['_INPUT']._serialized_start=70
+  _globals['_INPUT']._serialized_end=178
+  _globals['_TEXTPAIR']._serialized_start=180
+  _globals['_TEXTPAIR']._serialized_end=221
+  _globals['_TOKENIDS']._serialized_start=223
+  _globals['_TOKENIDS']._serialized_end=264
+  _globals['_OPTIONS']._serialized_start=266
+  _globals['_OPTIONS']._serialized_end=349
+  _globals['_TIMINGS']._serialized_start=351
+  _globals['_TIMINGS']._serialized_end=436
+  _globals['_SERVED']._serialized_start=439
+  _globals['_SERVED']._serialized_end=573
+  _globals['_CLASSIFYREQUEST']._serialized_start=576
+  _globals['_CLASSIFYREQUEST']._serialized_end=776
+  _globals['_SCORE']._serialized_start=778
+  _globals['_SCORE']._serialized_end=815
+  _globals['_CLASSIFICATION']._serialized_start=817
+  _globals['_CLASSIFICATION']._serialized_end=898
+  _globals['_CLASSIFYRESPONSE']._serialized_start=901
+  _globals['_CLASSIFYRESPONSE']._serialized_end=1041
+  _globals['_EMBEDREQUEST']._serialized_start=1044
+  _globals['_EMBEDREQUEST']._serialized_end=1262
+  _globals['_EMBEDDING']._serialized_start=1264
+  _globals['_EMBEDDING']._serialized_end=1307
+  _globals['_EMBEDRESPONSE']._serialized_start=1309
+  _globals['_EMBEDRESPONSE']._serialized_end=1434
+  _globals['_TAGREQUEST']._serialized_start=1437
+  _globals['_TAGREQUEST']._serialized_end=1616
+  _globals['_TOKENTAG']._serialized_start=1618
+  _globals['_TOKENTAG']._serialized_end=1734
+  _globals['_TAGGEDINPUT']._serialized_start=1736
+  _globals['_TAGGEDINPUT']._serialized_end=1785
+  _globals['_TAGRESPONSE']._serialized_start=1787
+  _globals['_TAGRESPONSE']._serialized_end=1895
+  _globals['_STREAMREQUEST']._serialized_start=1897
+  _globals['_STREAMREQUEST']._serialized_end=1949
+  _globals['_STREAMITEM']._serialized_start=1952
+  _globals['_STREAMITEM']._serialized_end=2153
+  _globals['_STREAMRESPONSE']._serialized_start=2155
+  _globals['_STREAMRESPONSE']._serialized_end=2212
+  _globals['_STREAMANSWER']._serialized_start=2215
+  _globals['_STREAMANSWER']._serialized_end=2417
+  _globals['_STREAMERROR']._serialized_start=2419
+  _globals['_STREAMERROR']._serialized_end=2533
+  _globals['_INFERENCE']._serialized_start=2768
+  _globals['_INFERENCE']._serialized_end=3021
 # @@protoc_insertion_point(module_scope)

@@ -61,6 +61,11 @@ class InferenceStub(object):
                 request_serializer=bertd_dot_v1_dot_inference__pb2.TagRequest.SerializeToString,
                 response_deserializer=bertd_dot_v1_dot_inference__pb2.TagResponse.FromString,
                 _registered_method=True)
+        self.Stream = channel.stream_stream(
+                '/bertd.v1.Inference/Stream',
+                request_serializer=bertd_dot_v1_dot_inference__pb2.StreamRequest.SerializeToString,
+                response_deserializer=bertd_dot_v1_dot_inference__pb2.StreamResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServicer(object):
@@ -99,6 +104,24 @@ class InferenceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Stream(self, request_iterator, context):
+        """Any of the above, many at once over one stream, each answered as soon as it is ready: answers
+        come in any order and carry the id of what they answer. Every item is admitted, timed and
+        refused as a call of its own would be; it fails alone, as `error`, and the stream goes on. A
+        message holds one item or several, as they happen to be ready; so do the answers.
+
+        The daemon stops reading while 256 items, or 2048 inputs, have no answer that the caller took:
+        who sends much must also read. Half-close: whatever was sent is answered, then the stream ends
+        OK. Cancel: whatever has no answer is given up.
+
+        A stream ends by itself, with UNAVAILABLE, when the daemon stops and after 240 s: what was begun
+        is answered first, and what then has no answer was never begun, so that it can be sent again on
+        another stream. A message that is no StreamRequest ends it at once with INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -116,6 +139,11 @@ def add_InferenceServicer_to_server(servicer, server):
                     servicer.Tag,
                     request_deserializer=bertd_dot_v1_dot_inference__pb2.TagRequest.FromString,
                     response_serializer=bertd_dot_v1_dot_inference__pb2.TagResponse.SerializeToString,
+            ),
+            'Stream': grpc.stream_stream_rpc_method_handler(
+                    servicer.Stream,
+                    request_deserializer=bertd_dot_v1_dot_inference__pb2.StreamRequest.FromString,
+                    response_serializer=bertd_dot_v1_dot_inference__pb2.StreamResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -211,6 +239,33 @@ class Inference(object):
             '/bertd.v1.Inference/Tag',
             bertd_dot_v1_dot_inference__pb2.TagRequest.SerializeToString,
             bertd_dot_v1_dot_inference__pb2.TagResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Stream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/bertd.v1.Inference/Stream',
+            bertd_dot_v1_dot_inference__pb2.StreamRequest.SerializeToString,
+            bertd_dot_v1_dot_inference__pb2.StreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

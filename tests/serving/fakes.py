@@ -17,7 +17,7 @@ from bertd import errors, frames, metrics
 from bertd.checkpoint import files
 from bertd.manifest import views
 from bertd.runtime import calls, inline, router, slots
-from bertd.serving import admin, guard, health, inference, server, sockets
+from bertd.serving import admin, guard, health, inference, server, sockets, stream
 from bertd.tokenization import tokenizer as tokenization
 
 LABELS = ("short", "long", "endless")
@@ -224,6 +224,7 @@ async def running(
     socket: str,
     *,
     is_reflecting: bool = False,
+    streams: stream.Streams | None = None,
     **guarding: object,
 ) -> AsyncIterator[Daemon]:
     """Serves these routes on a free port and on a Unix socket."""
@@ -239,7 +240,9 @@ async def running(
         timed = {"clock": clock} if clock else {}
         brought = pathlib.Path(directory, "inline")
         adapters = inline.Inline(brought, metrics=counted, **timed)
-        infer = inference.Inference(Router(routes), adapters=adapters, executor=executor, **timed)
+        infer = inference.Inference(
+            Router(routes), adapters=adapters, executor=executor, streams=streams, **timed
+        )
         data = server.data_server(
             watch, inference=infer, health=checks, is_reflecting=is_reflecting
         )

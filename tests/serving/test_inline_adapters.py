@@ -256,6 +256,7 @@ async def test_a_caller_that_leaves_disturbs_nobody(base, socket, monkeypatch):
 
 def test_the_bytes_are_the_same_field_everywhere():
     """A proxy finds the adapter of any request in one place, and can tell empty from absent."""
-    for method in pb.DESCRIPTOR.services_by_name["Inference"].methods:
+    methods = pb.DESCRIPTOR.services_by_name["Inference"].methods
+    for method in [each for each in methods if not each.client_streaming]:
         field = method.input_type.fields_by_name["adapter_bytes"]
         assert (field.number, field.has_presence) == (7, True)
