@@ -12,17 +12,19 @@ revision's batches; it may die without losing a request. They talk in frames of 
 Rooms, from the top; imports go downward only, and CI enforces it:
 
     cli             the verbs; heavy parts are imported inside their verb
+    load            the load generator of `bertd bench`, which measures from outside
     daemon, client  composition root of the front | what applications call it with
     serving         the gRPC edge: requests, answers, status codes, health
     reconcile       declared objects become running revisions
     runtime         revisions: starts, feeds, watches and retires workers, as processes
+    batcher         the same batching around any function, without a daemon
     ─────────────── process border: runtime starts `python -m bertd.engine`, never imports it
     engine          the worker program: lanes, packing, running a batch; `Session` in-process
     adapters        folding bias offsets, the table that a forward reads
     bitfit          training an adapter
     model           the packed encoder and its heads
     ─────────────── shared leaves, free of torch and grpc
-    tokenization    text to ids            batching   the pure queue policy
+    tokenization    text to ids            batching   who runs next and who comes in (pure)
     frames          what crosses the border
     checkpoint      weight files as hostile input
     store           declared objects and copied files on disk
@@ -32,27 +34,31 @@ Rooms, from the top; imports go downward only, and CI enforces it:
     addresses, cores, errors
 
 `docs/architecture.md` walks through the flows. `bertd.Client` and `bertd.AsyncClient` are the
-public Python face; `bertd.bitfit` trains without a daemon.
+public Python face; `bertd.bitfit` trains and `bertd.batcher` batches without a daemon.
 """
 
 import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from bertd.batcher.aio import Batcher as Batcher
+    from bertd.batcher.sync import SyncBatcher as SyncBatcher
     from bertd.client.aio import AsyncClient as AsyncClient
     from bertd.client.failure import CallError as CallError
     from bertd.client.sync import Client as Client
 
-__all__ = ["AsyncClient", "CallError", "Client"]
+__all__ = ["AsyncClient", "Batcher", "CallError", "Client", "SyncBatcher"]
 _HOMES = {
     "AsyncClient": "bertd.client.aio",
+    "Batcher": "bertd.batcher.aio",
     "CallError": "bertd.client.failure",
     "Client": "bertd.client.sync",
+    "SyncBatcher": "bertd.batcher.sync",
 }
 
 
 def __getattr__(name: str) -> object:
-    """Imports the clients on first use: `import bertd` costs nothing."""
+    """Imports a name on first use: `import bertd` costs nothing."""
     if name not in _HOMES:
         raise AttributeError(f"module 'bertd' has no attribute '{name}'")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -7,10 +7,10 @@ int8: 85 MB, more than any cache); the threads of one wide batch read a share of
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bertd import errors
-from bertd.batching import batch
+from bertd.batching import cost, policy
 
 # Tokens of a part from which a lane of its own beats a share of a wide batch: the faster the
 # products, the later reading the weights hides behind them.
@@ -19,6 +19,13 @@ LEAST_SHARE_TOKENS = 64
 LEAST_LONG_SHARES = 1.5
 # Threads meet after every product: beyond this many the meeting costs more than the work.
 MAX_WIDE_THREADS = 8
+# A batch has tokens enough when what it costs whatever it holds is this share of it, or when it
+# lasts so long: more would make whoever comes next wait, and bring little. Where several flows wait
+# for each other, waiting counts for more.
+ENOUGH_FIXED_SHARE = 0.05
+ENOUGH_FIXED_SHARE_CONTENDED = 0.08
+ENOUGH_S = 0.02
+ENOUGH_MOST_S = 0.08
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +36,20 @@ class Share:
     threads: int
 
 
+def enough(
+    limits: policy.Limits, price: cost.Price, *, is_contended: bool = False
+) -> policy.Limits:
+    """The limits with no more tokens than make a batch efficient, as far as costs are known."""
+    if price.token_s <= 0:
+        return limits
+    share = ENOUGH_FIXED_SHARE_CONTENDED if is_contended else ENOUGH_FIXED_SHARE
+    seconds = max(ENOUGH_S, min(ENOUGH_MOST_S, price.fixed_s / share))
+    tokens = math.ceil(min(limits.max_tokens, seconds / price.token_s))
+    return replace(limits, max_tokens=max(1, tokens))
+
+
 def share(
-    *, rows: int, tokens: int, longest: int, limits: batch.Limits, lanes: int, spare: int
+    *, rows: int, tokens: int, longest: int, limits: policy.Limits, lanes: int, spare: int
 ) -> Share:
     """Decides the size of the next batch.
 

@@ -5,6 +5,7 @@ batch, answers, and blocks again: it holds no queue, so nothing but the batch it
 with it. The process ends when the control socket closes.
 """
 
+import dataclasses
 import logging
 import socket
 import threading
@@ -100,14 +101,17 @@ class Worker:
             choices=Path(message["choices"]) if message.get("choices") else None,
         )
         self._intake = intake.Intake(self._base, Path(folded) if folded else None)
-        self._base.runner.warm_up()
+        trials = self._base.runner.warm_up()
         for number, sock in enumerate(self._lanes):
             lane = threading.Thread(
                 target=run_lane, args=(Channel(sock), self._base.runner), name=f"lane-{number}"
             )
             lane.daemon = True
             lane.start()
-        return facts(self._base) | {"foldedKey": self._intake.cache_key}
+        return facts(self._base) | {
+            "foldedKey": self._intake.cache_key,
+            "trials": [dataclasses.asdict(trial) for trial in trials],
+        }
 
     def _load(self, message: dict[str, Any]) -> dict[str, Any]:
         if self._intake is None:

@@ -357,7 +357,7 @@ class InlineAdapter(Part):
     thresholds: Thresholds | None = None
     """Lowest score at which a label is decided. Default: the file's own. Scores stay complete."""
     weight: Weight = 1.0
-    """Share under contention. This version shares evenly: must be 1."""
+    """Share of the lanes where callers want more than there is, against that of other adapters."""
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -421,7 +421,7 @@ class AdapterSpec(Part):
     thresholds: Thresholds | None = None
     """Lowest score at which a label is decided. Default: the file's own. Scores stay complete."""
     weight: Weight = 1.0
-    """Share under contention. This version shares evenly: must be 1."""
+    """Share of the lanes where callers want more than there is, against that of other adapters."""
 
 
 class Metadata(Part):

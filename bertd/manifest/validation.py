@@ -44,9 +44,8 @@ NOT_YET = {
         Later(("offload", "prefetch"), _one_of(2), "must be 2"),
         Later(("offload", "idle"), _absent, "must be absent"),
         Later(("update", "strategy"), _one_of("blueGreen"), "must be 'blueGreen'"),
-        Later(("adapters", "*", "weight"), _one_of(1), "must be 1"),
     ),
-    "Adapter": (Later(("weight",), _one_of(1), "must be 1"),),
+    "Adapter": (),
 }
 
 

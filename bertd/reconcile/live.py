@@ -9,9 +9,9 @@ from pathlib import Path
 import structlog
 
 from bertd import errors, metrics
-from bertd.batching import batch
+from bertd.batching import policy
 from bertd.reconcile import desire, outputs, plan, resolving, state
-from bertd.runtime import devices, feeder, memory, revision, router, slots, worker
+from bertd.runtime import devices, feeder, gate, memory, revision, router, slots, worker
 from bertd.tokenization import tokenizer
 
 log = structlog.get_logger()
@@ -274,6 +274,7 @@ class LiveModel:
             target=target,
             lease=target.base,
             content=running.contents[adapter] if found else None,
+            flow=feeder.Flow(adapter, found.held.output.weight if found else 1.0),
         )
 
     async def _start(self, operation: plan.StartRevision, desired: desire.Desired) -> None:
@@ -384,9 +385,9 @@ def _adapter_bytes(limits: state.Limits) -> int:
     return limits.adapter_memory_bytes or memory.default_adapter_bytes()
 
 
-def _limits(limits: state.Limits) -> feeder.Limits:
-    return feeder.Limits(
-        batch=batch.Limits(
+def _limits(limits: state.Limits) -> gate.Limits:
+    return gate.Limits(
+        batch=policy.Limits(
             max_tokens=limits.max_tokens,
             max_rows=limits.max_rows,
             max_delay_s=limits.max_delay_s,

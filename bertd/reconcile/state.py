@@ -28,12 +28,16 @@ class ResolvedBase:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class OutputSettings:
-    """How an adapter's logits become an answer; None leaves it to the adapter's file."""
+    """How an adapter's logits become an answer; None leaves it to the adapter's file.
+
+    And its share of the lanes, which is nothing of a file's.
+    """
 
     label_names: tuple[str, ...] | None = None
     temperature: float | None = None
     thresholds: tuple[tuple[str, float], ...] | None = None
     """(label, lowest score), sorted by label."""
+    weight: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +115,7 @@ def output_settings(adapter: specs.InlineAdapter | specs.AdapterSpec) -> OutputS
         label_names=adapter.label_names,
         temperature=adapter.temperature,
         thresholds=None if thresholds is None else tuple(sorted(thresholds.items())),
+        weight=adapter.weight,
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertd import frames
-from bertd.batching import batch
+from bertd.batching import policy
 from bertd.runtime import slots
 from bertd.tokenization import tokenizer
 
@@ -34,7 +34,7 @@ class Call:
 
     def __init__(self, future: asyncio.Future[Ran], size: int) -> None:
         self.future = future
-        self.rows: list[batch.Row] = []
+        self.rows: list[policy.Row] = []
         self._vectors: list[Floats | None] = [None] * size
         self._remaining = size
         self._queue_s = 0.0
@@ -70,13 +70,13 @@ class Job:
     deaths: int = 0  # workers that died while running it
 
 
-def job(row: batch.Row) -> Job:
+def job(row: policy.Row) -> Job:
     """The job that a row of this room carries."""
     assert isinstance(row.payload, Job)  # only this room makes rows
     return row.payload
 
 
-def frame(id_: int, rows: Sequence[batch.Row], threads: int = 1) -> bytes:
+def frame(id_: int, rows: Sequence[policy.Row], threads: int = 1) -> bytes:
     """The BATCH frame of these rows, to run on so many threads."""
     jobs = [job(row) for row in rows]
     packed = [(j.encoded.ids, j.encoded.type_ids, j.entry.slot, j.task) for j in jobs]

@@ -8,40 +8,38 @@ were in a lost batch run again, each alone, so that a bad one is found without h
 import asyncio
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import structlog
 
 from bertd import errors, frames, metrics
-from bertd.batching import batch, cost, efficiency, queue, sharing
-from bertd.runtime import calls, dispatcher, slots
+from bertd.batching import efficiency, policy, queue, sharing
+from bertd.runtime import calls, dispatcher, gate, lanes, slots
 from bertd.tokenization import tokenizer
 
 log = structlog.get_logger()
 
 POISON_DEATHS = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What may change while the revision runs."""
-
-    batch: batch.Limits
-    max_queue_delay_s: float
+# A caller whose deadline passes cancels the call, a message's journey before ours passes here.
+DEADLINE_SLACK_S = 0.05
+RECORD_S = 0.05  # arrivals tell the metrics what waits no more often; batches always do
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
-    """A batch on its lane, and how many threads, which are permits, it keeps busy."""
+class Flow:
+    """Whose share of a revision rows use, and how large it is."""
 
-    rows: list[batch.Row]
-    threads: int
+    name: Hashable = ""
+    weight: float = 1.0
 
-    @property
-    def tokens(self) -> int:
-        """Tokens of all its rows."""
-        return sum(row.tokens for row in self.rows)
+    def at(self, priority: float) -> "Flow":
+        """Its rows of another priority, which are a flow of their own."""
+        return Flow((self.name, priority), self.weight * priority)
+
+
+BASE_FLOW = Flow()
 
 
 class Feeder:
@@ -56,20 +54,19 @@ class Feeder:
         device: the dispatcher whose permits it uses.
         metrics: where batches and queues are recorded.
         clock: monotonic seconds.
-        send: gives one frame to an idle lane.
+        send: gives one frame to a lane.
     """
 
     def __init__(
         self,
         model: str,
-        limits: Limits,
+        limits: gate.Limits,
         *,
         device: dispatcher.Dispatcher,
         metrics: metrics.Metrics,
         clock: Callable[[], float],
         send: Callable[[int, bytes], None],
     ) -> None:
-        self.limits = limits
         self.open = False
         self.is_wide = False
         self.peak_per_s = 0.0
@@ -80,16 +77,42 @@ class Feeder:
         self._clock = clock
         self._send = send
         self._queue = queue.Queue()
-        self._running: dict[int, Running] = {}
-        self._idle = list(range(device.permits))
+        self._lanes = lanes.Lanes(device.permits, clock)
+        self._gate = self._gate_of(limits)
         self._sequence = itertools.count()
-        self._cost = cost.Cost()
         self._efficiency = efficiency.Efficiency()
+        self._record_at_s = -math.inf
+
+    @property
+    def limits(self) -> gate.Limits:
+        """Batching and admission; may be replaced at any time."""
+        return self._gate.limits
+
+    @limits.setter
+    def limits(self, limits: gate.Limits) -> None:
+        self._gate.limits = limits
 
     def use(self, device: dispatcher.Dispatcher) -> None:
         """Takes permits of another device from now on; nothing may be running."""
         self._device = device
-        self._idle = list(range(device.permits))
+        self._lanes = lanes.Lanes(device.permits, self._clock)
+        self._gate = self._gate_of(self.limits)
+
+    def learn_worker(self, facts: Mapping[str, Any]) -> None:
+        """What a new worker tells: what it can do, and what its first batches took."""
+        self.is_wide = bool(facts.get("wide"))
+        self.peak_per_s = efficiency.peak_per_s(facts)
+        self._gate.learn_worker(facts)
+
+    def _gate_of(self, limits: gate.Limits) -> gate.Gate:
+        return gate.Gate(
+            limits,
+            waiting=self._queue,
+            lanes=self._lanes,
+            device=self._device,
+            holder=self,
+            clock=self._clock,
+        )
 
     # Rows in.
 
@@ -99,18 +122,25 @@ class Feeder:
         entry: slots.Entry,
         task: frames.Task,
         deadline_s: float,
+        flow: Flow = BASE_FLOW,
     ) -> calls.Ran:
         """Queues the rows of one call and waits for all their answers; see `Revision.run`."""
-        call = self._submit(rows, entry, task, deadline_s)
+        self._metrics.rows_received(model=self._model, rows=len(rows))
+        outcome, call = "answered", None
         try:
+            call = self._submit(rows, entry, task, deadline_s, flow)
             return await call.future
-        except asyncio.CancelledError:
-            self._withdraw(call.rows)
+        except BaseException as error:
+            outcome = _outcome(error, is_late=self._clock() >= deadline_s - DEADLINE_SLACK_S)
+            if call is not None:  # cancelled, or failed by one of its rows: nobody wants the others
+                self._withdraw(call.rows)
             raise
         finally:
+            self._metrics.rows_ended(model=self._model, outcome=outcome, rows=len(rows))
             # Rows point back at their call, and an error's traceback at this frame: such cycles
             # would hold the adapter's slot until they are collected.
-            call.rows = []
+            if call is not None:
+                call.rows = []
             del call
 
     def _submit(
@@ -119,145 +149,156 @@ class Feeder:
         entry: slots.Entry,
         task: frames.Task,
         deadline_s: float,
+        flow: Flow,
     ) -> calls.Call:
         now_s = self._clock()
-        self._admit(now_s, deadline_s)
         call = calls.Call(asyncio.get_running_loop().create_future(), len(encoded))
-        call.rows = [
-            batch.Row(
+        rows = [
+            policy.Row(
                 tokens=len(one.ids),
                 deadline_s=deadline_s,
                 arrival_s=now_s,
                 sequence=next(self._sequence),
+                flow=flow.name,
+                weight=flow.weight,
                 payload=calls.Job(call=call, index=i, encoded=one, entry=entry, task=task),
             )
             for i, one in enumerate(encoded)
         ]
-        self._put(call.rows)
-        self._device.pump()
-        self._record_queue()
+        self._admit(rows, now_s)
+        call.rows = rows
+        if len(self._queue) == len(rows) or self._device.has_free:
+            self._device.pump_for(self)  # else it waits already, and more rows change nothing
+        if now_s >= self._record_at_s:
+            self._record_queue()
         return call
 
-    def _withdraw(self, rows: Sequence[batch.Row]) -> None:
+    def _withdraw(self, rows: Sequence[policy.Row]) -> None:
         for row in rows:
             self._queue.cancel(row)
-        self._record_queue()
 
-    def _admit(self, now_s: float, deadline_s: float) -> None:
-        if deadline_s <= now_s:
-            self._metrics.expired(model=self._model)
+    def _admit(self, rows: Sequence[policy.Row], now_s: float) -> None:
+        """Queues the rows of a call.
+
+        Raises:
+            errors.Expired, errors.Overloaded, errors.TooLarge: nothing was queued.
+        """
+        if rows[0].deadline_s <= now_s:
+            self._metrics.expired(model=self._model, rows=len(rows))
             raise errors.Expired("the deadline passed before the call was queued")
-        wait_s = self.predicted_wait_s()
-        if wait_s > self.limits.max_queue_delay_s:
-            self._metrics.shed(model=self._model, reason="QueueDelay")
-            raise errors.Overloaded(
-                f"model '{self._model}' is overloaded: the predicted wait is {wait_s:.3f} s",
-                retry_after_s=wait_s,
-            )
-
-    def _put(self, rows: Sequence[batch.Row]) -> None:
+        if (found := self._gate.refusal(rows, now_s)) is not None:
+            self._metrics.shed(model=self._model, reason=found.reason, rows=len(rows))
+            text = f"model '{self._model}' is overloaded: {found.text}"
+            raise errors.Overloaded(text, retry_after_s=found.retry_after_s)
         try:
             self._queue.put(rows)
+            self._metrics.admitted(model=self._model, rows=len(rows))
         except errors.Overloaded:
             self._metrics.shed(model=self._model, reason="QueueFull", rows=len(rows))
             raise
-
-    def predicted_wait_s(self) -> float:
-        """Seconds that a row arriving now would wait, from the measured cost of batches."""
-        limits = self.limits.batch
-        tokens = self._queue.tokens
-        batches = math.ceil(max(tokens / limits.max_tokens, len(self._queue) / limits.max_rows))
-        busy_s = 0.0
-        if sum(each.threads for each in self._running.values()) >= self._device.permits:
-            running = [each.tokens for each in self._running.values()]
-            busy_s = self._cost.seconds(sum(running), batches=len(running))
-        queued_s = self._cost.seconds(tokens, batches=batches)
-        return queue.predicted_wait_s(queued_s, busy_s, self._device.permits)
 
     # Batches out.
 
     @property
     def next_deadline_s(self) -> float:
-        """When the most urgent waiting row expires."""
+        """When the most urgent waiting row has to run."""
         return self._queue.next_deadline_s
+
+    @property
+    def queued_s(self) -> float:
+        """Lane-seconds of the rows that wait."""
+        return self._queue.everything.seconds(self._gate.price, 0)
 
     def ready_at(self) -> float:
         """When a batch may start; infinity while no lane is idle or nobody takes frames."""
-        if not self._idle or not self.open or self._is_isolating():
+        if not self._lanes.idle or not self.open or self._is_isolating():
             return math.inf
         return self._queue.ready_at(self.limits.batch)
 
+    def ahead_at(self) -> float:
+        """When a busy lane may be sent its next batch."""
+        if not self.open or not len(self._queue) or self._is_isolating():
+            return math.inf
+        return self._lanes.ahead_at()
+
     def _is_isolating(self) -> bool:
         """A suspect runs with nothing beside it on any lane, so that a death blames it alone."""
-        suspects = (each.rows[0].isolate for each in self._running.values())
-        return bool(self._running) and (self._queue.next_is_isolated or any(suspects))
+        return bool(self._lanes) and (self._queue.next_is_isolated or self._lanes.has_suspect)
 
-    def dispatch(self, free_permits: int, *, is_alone: bool) -> int:
+    def dispatch(self, free_permits: int, *, is_alone: bool) -> dispatcher.Lease | None:
         """Sends the next batch to an idle lane; see `dispatcher.Runnable`."""
         share = self._share(free_permits, is_alone=is_alone)
-        limits = replace(self.limits.batch, max_tokens=share.tokens)
-        taken = self._queue.take(limits, self._clock())
+        rows = self._take(share.tokens, self._clock())
+        return self._dispatch(self._lanes.idle.pop(), rows, share.threads) if rows else None
+
+    def dispatch_ahead(self) -> dispatcher.Lease | None:
+        """Sends the lane that ends first its next batch; see `dispatcher.Runnable`."""
+        lane, running = self._lanes.next()
+        rows = self._take(self._share(1, is_alone=False).tokens, running.ends_s)
+        return self._dispatch(lane, rows, threads=1) if rows else None
+
+    def _take(self, max_tokens: int, start_s: float) -> list[policy.Row]:
+        limits = replace(self.limits.batch, max_tokens=max_tokens)
+        taken = self._queue.take(limits, max(start_s, self._clock()), self._gate.price)
         for row in taken.expired:
             self._expire(row)
-        if taken.batch and taken.batch[0].isolate and self._running:
-            self._queue.put_back(taken.batch)  # an expired row hid it from `ready_at`
-            return 0
-        if not taken.batch:
-            return 0
-        lane = self._idle.pop()
-        self._running[lane] = Running(taken.batch, share.threads)
+        return taken.batch
+
+    def _dispatch(self, lane: int, rows: list[policy.Row], threads: int) -> dispatcher.Lease:
+        expected_s = self._gate.price.batch_s(row.tokens for row in rows) / threads
+        lease = dispatcher.Lease(holder=self, permits=threads, expected_s=expected_s)
+        self._lanes.begin(lane, lanes.Running(rows, lease))
         now_s = self._clock()
-        for row in taken.batch:
+        for row in rows:
             calls.job(row).started_s = now_s
-        self._send(lane, calls.frame(lane, taken.batch, share.threads))
-        self._record_batch(taken.batch)
-        return share.threads
+        self._send(lane, calls.frame(lane, rows, threads))
+        self._record_batch(rows)
+        self._record_at_s = -math.inf
+        return lease
 
     def _share(self, free_permits: int, *, is_alone: bool) -> sharing.Share:
         """What the next batch may take of the queue and of the free permits."""
-        lanes = min(free_permits, len(self._idle))
+        idle = max(1, min(free_permits, len(self._lanes.idle)))
         tokens = self._queue.tokens
         return sharing.share(
             rows=len(self._queue),
             tokens=tokens,
-            longest=self._queue.longest if lanes > 1 else tokens,
-            limits=self.limits.batch,
-            lanes=lanes,
+            longest=self._queue.longest if idle > 1 else tokens,
+            limits=self._gate.enough,
+            lanes=idle,
             spare=free_permits if self.is_wide and is_alone else 1,
         )
 
     # Answers back.
 
     def on_result(self, lane: int, header: frames.Header, body: memoryview) -> None:
-        """A lane answered: the lane gets its next batch before the callers wake."""
+        """A lane answered: it gets its next batch before the callers wake."""
         # First what may raise: the transport then ends the worker, whose rows run again.
         result = frames.decode_result(header, body) if header.kind == frames.Kind.RESULT else None
-        done = self._running.pop(lane)
-        rows = done.rows
-        self._idle.append(lane)
+        done = self._lanes.end(lane)
         if result is not None:
             self._learn(done, result)
-        self._device.release(done.threads)
-        if result is not None and len(result.vectors) == len(rows):
-            self._answer(rows, result)
+        self._device.release(done.lease)
+        if result is not None and len(result.vectors) == len(done.rows):
+            self._answer(done.rows, result)
         else:
             why = "a result is missing" if result else frames.decode_failure(header, body).message
-            log.error("batch failed", model=self._model, rows=len(rows), error=why)
-            self._rerun(rows, died=False)
+            log.error("batch failed", model=self._model, rows=len(done.rows), error=why)
+            self._rerun(done.rows, died=False)
             self._device.pump()
         self._record_queue()
 
     def on_lost(self) -> int:
         """Whoever ran batches is gone: their rows wait again. Returns the number of batches."""
         self.open = False
-        lost = list(self._running.values())
-        self._running.clear()
-        self._idle = list(range(self._device.permits))
-        for each in lost:
-            self._rerun(each.rows, died=True)
-        for each in lost:
-            self._device.release(each.threads)
-        return len(lost)
+        lost = self._lanes.clear()
+        for running, *ahead in lost:
+            self._rerun(running.rows, died=True)
+            for each in ahead:  # it never ran: nobody suspects it
+                self._queue.put_back([row for row in each.rows if not row.cancelled])
+        for running, *_ in lost:
+            self._device.release(running.lease)
+        return sum(map(len, lost))
 
     def refuse(self, entry: slots.Entry, error: errors.Error) -> None:
         """Fails the calls whose rows wait for an adapter that is not in its slot any more."""
@@ -270,20 +311,19 @@ class Feeder:
     def abandon(self, error: errors.Error) -> None:
         """Fails whatever is still queued or running."""
         self.open = False
-        running = list(self._running.values())
-        self._running.clear()
-        ran = itertools.chain.from_iterable(each.rows for each in running)
+        left = self._lanes.clear()
+        ran = [row for lane in left for each in lane for row in each.rows]
         for row in (*self._queue.drain(), *ran):
             calls.job(row).call.fail(error)
-        for each in running:
-            self._device.release(each.threads)
+        for running, *_ in left:
+            self._device.release(running.lease)
 
-    def _answer(self, rows: Sequence[batch.Row], result: frames.Result) -> None:
+    def _answer(self, rows: Sequence[policy.Row], result: frames.Result) -> None:
         for row, vector in zip(rows, result.vectors, strict=True):
             job = calls.job(row)
             job.call.answer(job.index, vector, job.started_s - row.arrival_s, result.seconds)
 
-    def _rerun(self, rows: Sequence[batch.Row], *, died: bool) -> None:
+    def _rerun(self, rows: Sequence[policy.Row], *, died: bool) -> None:
         """Lets rows of a lost batch run again, each alone; one that failed alone is answered."""
         again = []
         for row in rows:
@@ -297,22 +337,23 @@ class Feeder:
                 again.append(row)
         self._queue.put_back(again)
 
-    def _expire(self, row: batch.Row) -> None:
+    def _expire(self, row: policy.Row) -> None:
         self._metrics.expired(model=self._model)
         calls.job(row).call.fail(errors.Expired("the deadline passed while the call was queued"))
 
     # What is measured.
 
-    def _learn(self, done: Running, result: frames.Result) -> None:
+    def _learn(self, done: lanes.Running, result: frames.Result) -> None:
         """What a batch cost: the lanes that it kept busy for so long."""
-        self._cost.learn(done.tokens, result.seconds * done.threads)
+        threads = done.lease.permits
+        self._gate.cost.learn((row.tokens for row in done.rows), result.seconds * threads)
         if self.peak_per_s and result.operations:
             self.efficiency = self._efficiency.learn(
-                self.peak_per_s, result.operations, result.seconds, done.threads
+                self.peak_per_s, result.operations, result.seconds, threads
             )
             self._metrics.efficiency(model=self._model, share=self.efficiency)
 
-    def _record_batch(self, rows: Sequence[batch.Row]) -> None:
+    def _record_batch(self, rows: Sequence[policy.Row]) -> None:
         slots_used = {calls.job(row).entry.slot for row in rows}
         tokens = sum(row.tokens for row in rows)
         self._metrics.batch(
@@ -320,12 +361,26 @@ class Feeder:
         )
 
     def _record_queue(self) -> None:
+        self._record_at_s = self._clock() + RECORD_S
         self._metrics.queue(
             model=self._model,
             rows=len(self._queue),
             tokens=self._queue.tokens,
-            delay_s=self.predicted_wait_s(),
+            delay_s=self._gate.wait_s(),
+            running_tokens=self._lanes.tokens,
         )
+
+
+def _outcome(error: BaseException, *, is_late: bool) -> str:
+    """How the rows of a call ended that was not answered; grpc cancels what is late."""
+    match error:
+        case errors.Expired():
+            return "expired"
+        case asyncio.CancelledError():
+            return "expired" if is_late else "cancelled"
+        case errors.NotReady() | errors.TooLarge():
+            return "refused"
+    return "failed"
 
 
 def _final_error(alone: bool, died: bool, deaths: int) -> errors.Error | None:

@@ -29,7 +29,7 @@ from typing import NoReturn, TypeVar
 
 from bertd import errors, metrics
 from bertd.checkpoint import adapter_file, files
-from bertd.runtime import rates, residency, router, slots
+from bertd.runtime import feeder, rates, residency, router, slots
 
 MAX_INLINE_BYTES = 2 * 1024 * 1024
 # Bounds what one call computes and one reply says; a declared adapter may have more.
@@ -129,6 +129,7 @@ class Inline:
             digest=kept.content.digest,
             content=kept.content,
             output=kept.output,
+            flow=feeder.Flow((FIELD, caller)),
         )
 
     async def _find(self, base_route: router.Route, data: bytes, caller: str) -> tuple[str, _Kept]:

@@ -15,8 +15,7 @@ from typing import Any, Protocol
 import structlog
 
 from bertd import errors, frames, metrics
-from bertd.batching import efficiency
-from bertd.runtime import calls, devices, feeder, residency, slots, worker
+from bertd.runtime import calls, devices, feeder, gate, residency, slots, worker
 from bertd.tokenization import tokenizer
 
 log = structlog.get_logger()
@@ -92,7 +91,7 @@ class Revision:
     def __init__(
         self,
         build: Build,
-        limits: feeder.Limits,
+        limits: gate.Limits,
         *,
         devices: devices.Devices,
         metrics: metrics.Metrics,
@@ -163,8 +162,11 @@ class Revision:
         by: slots.Content | slots.Entry,
         task: frames.Task,
         deadline_s: float,
+        flow: feeder.Flow = feeder.BASE_FLOW,
     ) -> calls.Ran:
         """Computes the rows of one call, all or none, by an adapter or by the base's own entry.
+
+        `flow` is whose share of the lanes the rows use.
 
         Raises:
             Overloaded, TooLarge: not admitted; nothing was queued.
@@ -176,9 +178,9 @@ class Revision:
             by = self.adapters.find(by) or await self.adapters.wait(by, deadline_s)
         if self._closed or isinstance(by, slots.Content):
             raise self._going_away()
-        return await self._feeder.run(rows, by, task, deadline_s)
+        return await self._feeder.run(rows, by, task, deadline_s, flow)
 
-    def set_limits(self, limits: feeder.Limits, adapter_bytes: int) -> None:
+    def set_limits(self, limits: gate.Limits, adapter_bytes: int) -> None:
         """Batching, admission and the memory of adapters from now on."""
         self._feeder.limits = limits
         self._adapter_bytes = adapter_bytes
@@ -253,8 +255,7 @@ class Revision:
         self._process = process
         self._launched_s = self._clock()
         self._move()
-        self._feeder.is_wide = bool(self.facts.get("wide"))
-        self._feeder.peak_per_s = efficiency.peak_per_s(self.facts)
+        self._feeder.learn_worker(self.facts)
         self._feeder.open = True
         self.adapters.open(int(self.facts["slotBytes"]), reloaded)
 

@@ -1,14 +1,14 @@
 """Who answers for a (model, adapter) name right now, or why nobody does."""
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from bertd import errors, frames
 from bertd.checkpoint import adapter_file
 from bertd.checkpoint import files as checkpoint_files
-from bertd.runtime import calls, slots
+from bertd.runtime import calls, feeder, slots
 from bertd.runtime import revision as revisions
 from bertd.tokenization import tokenizer as tokenization
 
@@ -35,11 +35,12 @@ class Output:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
 class Route:
     """A servable name: immutable, so a call keeps the one it found even while routes change.
 
-    `lease` is slot 0 of the revision: whoever holds it keeps the revision from closing.
+    `lease` is slot 0 of the revision: whoever holds it keeps the revision from closing. `flow` is
+    whose share of the lanes its calls use.
     """
 
     model: str
@@ -55,17 +56,24 @@ class Route:
     target: revisions.Revision
     lease: slots.Entry
     content: slots.Content | None
+    flow: feeder.Flow = feeder.BASE_FLOW
 
     @property
     def dimensions(self) -> int:
         """Length of an embedding."""
         return self.base.shape.hidden
 
-    async def run(
-        self, rows: Sequence[tokenization.Encoded], task: frames.Task, deadline_s: float
-    ) -> calls.Ran:
-        """Computes all rows of one call; see `Revision.run`."""
-        return await self.target.run(rows, self.content or self.lease, task, deadline_s)
+    def run(
+        self,
+        rows: Sequence[tokenization.Encoded],
+        task: frames.Task,
+        deadline_s: float,
+        *,
+        priority: float = 1.0,
+    ) -> Awaitable[calls.Ran]:
+        """Computes all rows of one call, with `priority` times its share; see `Revision.run`."""
+        flow = self.flow if priority == 1.0 else self.flow.at(priority)
+        return self.target.run(rows, self.content or self.lease, task, deadline_s, flow)
 
 
 class Names(Protocol):

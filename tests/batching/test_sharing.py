@@ -5,16 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bertd import errors
-from bertd.batching import batch, sharing
+from bertd.batching import policy, sharing
 
 LEAST = sharing.LEAST_SHARE_TOKENS
 
 
-LIMITS = batch.Limits(max_tokens=100_000, max_rows=1000)
+LIMITS = policy.Limits(max_tokens=100_000, max_rows=1000)
 
 
 def share(
-    *lengths: int, lanes: int = 2, spare: int | None = None, limits: batch.Limits = LIMITS
+    *lengths: int, lanes: int = 2, spare: int | None = None, limits: policy.Limits = LIMITS
 ) -> sharing.Share:
     """What the next batch of rows of these lengths may take; all idle lanes are spare."""
     return sharing.share(
@@ -81,10 +81,10 @@ def test_nothing_cannot_be_shared() -> None:
 
 def test_limits_of_a_batch_make_parts() -> None:
     """Rows that one batch may not hold leave room for the next batch, whatever they cost."""
-    two = batch.Limits(max_tokens=100_000, max_rows=2)
+    two = policy.Limits(max_tokens=100_000, max_rows=2)
     assert share(1, 1, 1, lanes=4, limits=two) == sharing.Share(tokens=2, threads=2)
     assert share(*[1] * 9, lanes=4, limits=two).threads == 1
-    small = batch.Limits(max_tokens=50, max_rows=1000)
+    small = policy.Limits(max_tokens=50, max_rows=1000)
     assert share(*[10] * 20, lanes=2, limits=small) == sharing.Share(tokens=50, threads=1)
 
 
@@ -102,17 +102,18 @@ def test_sharing_ends_with_every_row_in_a_part(lengths: list[int], lanes: int) -
     one row away from another.
     """
     rows = [
-        batch.Row(tokens=n, deadline_s=9.0, arrival_s=0.0, sequence=i)
+        policy.Row(tokens=n, deadline_s=9.0, arrival_s=0.0, sequence=i)
         for i, n in enumerate(lengths)
     ]
     free, parts = lanes, 0
     while rows and free:
         found = share(*(row.tokens for row in rows), lanes=free)
         assert 1 <= found.threads <= free
-        limits = batch.Limits(max_tokens=found.tokens, max_rows=1000)
-        taken = batch.take(rows, limits, now_s=0.0)
-        assert taken.batch
-        assert sum(row.tokens for row in taken.batch) <= max(found.tokens, taken.batch[0].tokens)
-        rows, free, parts = taken.rest, free - found.threads, parts + 1
+        limits = policy.Limits(max_tokens=found.tokens, max_rows=1000)
+        batch = policy.take({"": rows}, {}, limits, now_s=0.0).batch
+        assert batch
+        assert sum(row.tokens for row in batch) <= max(found.tokens, batch[0].tokens)
+        rows = [row for row in rows if row not in batch]
+        free, parts = free - found.threads, parts + 1
     assert not rows
     assert parts <= lanes

@@ -9,11 +9,11 @@ import numpy as np
 import prometheus_client
 
 from bertd import errors, frames, metrics
-from bertd.batching import batch
-from bertd.runtime import devices, dispatcher, feeder, revision, slots, worker
+from bertd.batching import policy
+from bertd.runtime import devices, dispatcher, feeder, gate, revision, slots, worker
 from bertd.tokenization import tokenizer
 
-LIMITS = batch.Limits(max_tokens=100, max_rows=10)
+LIMITS = policy.Limits(max_tokens=100, max_rows=10)
 SLOT_BYTES = 100
 OPERATIONS_PER_TOKEN = 2_000.0  # as a fake worker counts them
 ROOM_BYTES = 1_000_000
@@ -40,6 +40,7 @@ class FakeWorker:
         self.lost = False
         self.pid = 4242
         self.running: dict[int, frames.Batch] = {}
+        self.ahead: dict[int, frames.Batch] = {}  # what lanes run next
         self.loaded: dict[int, str] = {}
         self.told: list[tuple[str, dict[str, Any]]] = []
         self.groups: list[list[str]] = []  # digests of every load, in order
@@ -72,14 +73,16 @@ class FakeWorker:
     def send(self, lane: int, frame: bytes) -> None:
         view = memoryview(frame)
         header = frames.decode_header(view)
-        self.running[lane] = frames.decode_batch(header, view[frames.HEADER.size :])
+        batch = frames.decode_batch(header, view[frames.HEADER.size :])
+        assert lane not in self.ahead, "a lane knows of one batch more than it runs"
+        (self.ahead if lane in self.running else self.running)[lane] = batch
 
     async def close(self) -> None:
         self.lost = True
 
-    def finish(self, lane: int, rows: int | None = None) -> frames.Batch:
+    def finish(self, lane: int, rows: int | None = None, seconds: float = 0.001) -> frames.Batch:
         """Answers a batch: each row gets [its first token, its slot]; or only `rows` of them."""
-        done = self.running.pop(lane)
+        done = self._next(lane)
         starts = np.cumsum(done.lengths_B) - done.lengths_B
         vectors = [
             np.array([done.ids_T[start], slot], np.float32)
@@ -90,7 +93,7 @@ class FakeWorker:
             frames.encode_result(
                 frames.Result(
                     id=done.id,
-                    seconds=0.001,
+                    seconds=seconds,
                     operations=OPERATIONS_PER_TOKEN * float(done.lengths_B.sum()),
                     vectors=vectors[:rows],
                 )
@@ -100,7 +103,7 @@ class FakeWorker:
 
     def fail(self, lane: int) -> frames.Batch:
         """Answers a batch with a failure."""
-        done = self.running.pop(lane)
+        done = self._next(lane)
         self._deliver(lane, frames.encode_failure(frames.Failure(id=done.id, message="boom")))
         return done
 
@@ -108,7 +111,14 @@ class FakeWorker:
         """Ends without answering anything."""
         self.lost = True
         self.running.clear()
+        self.ahead.clear()
         self._listener.on_lost()
+
+    def _next(self, lane: int) -> frames.Batch:
+        done = self.running.pop(lane)
+        if lane in self.ahead:
+            self.running[lane] = self.ahead.pop(lane)
+        return done
 
     def _deliver(self, lane: int, frame: bytes) -> None:
         view = memoryview(frame)
@@ -119,7 +129,7 @@ class FakeWorker:
 class Bench:
     """A started revision over fake workers."""
 
-    def __init__(self, lanes: int = 1, limits: batch.Limits = LIMITS) -> None:
+    def __init__(self, lanes: int = 1, limits: policy.Limits = LIMITS) -> None:
         self.clock = Clock()
         self.workers: list[FakeWorker] = []
         self.registry = prometheus_client.CollectorRegistry()
@@ -129,9 +139,9 @@ class Bench:
         self._kind: type[FakeWorker] = FakeWorker
         self.revision = self.another("m", limits)
 
-    def another(self, model: str, limits: batch.Limits = LIMITS) -> revision.Revision:
+    def another(self, model: str, limits: policy.Limits = LIMITS) -> revision.Revision:
         """One more revision on the same device."""
-        admission = feeder.Limits(batch=limits, max_queue_delay_s=60.0)
+        admission = gate.Limits(batch=limits, max_queue_delay_s=60.0)
         made = revision.Revision(
             revision.Build(
                 name=f"{model}-1", model=model, files={}, precision="fp32", pooling="mean"
@@ -179,6 +189,7 @@ class Bench:
         deadline_s: float = 10.0,
         length: int = 4,
         target: revision.Revision | None = None,
+        flow: feeder.Flow = feeder.BASE_FLOW,
     ) -> asyncio.Task[Any]:
         """Starts a call with one row per given first token."""
         chosen = target or self.revision
@@ -187,7 +198,7 @@ class Bench:
             for token in tokens
         ]
         coroutine = chosen.run(
-            rows, by or chosen.base, frames.Task.CLASSIFY, self.clock() + deadline_s
+            rows, by or chosen.base, frames.Task.CLASSIFY, self.clock() + deadline_s, flow
         )
         return asyncio.ensure_future(coroutine)
 
@@ -209,7 +220,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def started(
-    lanes: int = 1, limits: batch.Limits = LIMITS, kind: type[FakeWorker] = FakeWorker
+    lanes: int = 1, limits: policy.Limits = LIMITS, kind: type[FakeWorker] = FakeWorker
 ) -> Bench:
     """A bench whose revision serves, by workers of this kind."""
     bench = Bench(lanes, limits)

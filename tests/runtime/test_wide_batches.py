@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 import pytest
 
 from bertd import errors
-from bertd.batching import batch
+from bertd.batching import policy
 from bertd.runtime import revision
 from tests.runtime import fakes
 
-LIMITS = batch.Limits(max_tokens=4096, max_rows=256)
+LIMITS = policy.Limits(max_tokens=4096, max_rows=256)
 
 
 class WideWorker(fakes.FakeWorker):
@@ -24,7 +24,7 @@ class WideWorker(fakes.FakeWorker):
     }
 
 
-async def wide(lanes: int = 2, limits: batch.Limits = LIMITS) -> fakes.Bench:
+async def wide(lanes: int = 2, limits: policy.Limits = LIMITS) -> fakes.Bench:
     """A bench whose worker runs wide batches."""
     return await fakes.started(lanes, limits, WideWorker)
 
@@ -104,7 +104,7 @@ async def test_only_free_lanes_are_taken() -> None:
 
 async def test_a_row_leaves_lanes_to_rows_that_wait_behind_it() -> None:
     """When a limit keeps other rows out of the batch, it takes one thread and leaves the rest."""
-    bench = await wide(limits=batch.Limits(max_tokens=4096, max_rows=1))
+    bench = await wide(limits=policy.Limits(max_tokens=4096, max_rows=1))
     call = bench.call(1, 2)
     await fakes.turn()
     assert threads(bench.process) == [1, 1]

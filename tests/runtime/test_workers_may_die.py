@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bertd import errors, frames
-from bertd.batching import batch
+from bertd.batching import policy
 from bertd.runtime import revision, slots
 from tests.runtime import fakes
 
@@ -188,23 +188,23 @@ async def test_only_the_row_that_ran_alone_is_blamed() -> None:
 
 
 async def test_a_suspect_behind_an_expired_row_waits_too() -> None:
-    """An expired row in front of a suspect does not let it run beside another batch."""
-    bench = await fakes.started(lanes=2, limits=batch.Limits(max_tokens=4, max_rows=1))
+    """A suspect runs before all others and alone; an expired row changes nothing about that."""
+    bench = await fakes.started(lanes=2, limits=policy.Limits(max_tokens=4, max_rows=1))
     suspect = bench.call(666, deadline_s=5)
     await fakes.turn()
     bench.process.die()
     other = bench.call(1, deadline_s=4)
     late = bench.call(2, deadline_s=4.5)
     await fakes.until(lambda: len(bench.workers) == 2 and bool(bench.process.running))
-    assert [b.ids_T[0] for b in bench.process.running.values()] == [1, 2]
-    bench.process.finish(next(iter(bench.process.running)))
-    await fakes.turn()
-    assert [b.ids_T[0] for b in bench.process.running.values()] == [2]
+    assert [b.ids_T[0] for b in bench.process.running.values()] == [666]
     expiring = bench.call(3, deadline_s=0.1)
     bench.clock.now_s += 1
     bench.device.pump()
     await fakes.turn()
-    assert [b.ids_T[0] for b in bench.process.running.values()] == [2]
+    assert [b.ids_T[0] for b in bench.process.running.values()] == [666]
+    bench.process.finish(next(iter(bench.process.running)))
+    await fakes.turn()
+    assert [b.ids_T[0] for b in bench.process.running.values()] == [1, 2]
     for _ in range(2):
         bench.process.finish(next(iter(bench.process.running)))
         await fakes.turn()
