@@ -5,10 +5,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := .venv-bench
 PEERS_STAMP := $(PEERS)/.installed
+SERVERS := infinity triton batch-inference mosec litserve fastapi
+SERVERS_STAMP := .venv-bench-serving/.installed
 PROTOS := $(wildcard proto/*/*/*.proto)
 KERNELS := bertd/kernels/libbertd_kernels.so
 
-.PHONY: install kernels kernels-fuzz demo test packaging check proto docs bench-engine bench-accuracy bench-adapters endurance gpu clean
+.PHONY: install kernels kernels-fuzz demo test packaging check proto docs bench-engine bench-serving bench-accuracy bench-adapters endurance gpu clean
 
 install: $(STAMP) kernels
 
@@ -77,6 +79,18 @@ $(PEERS_STAMP): pyproject.toml
 bench-engine: install $(PEERS_STAMP)
 	$(BIN)/python -m benchmarks.engine
 
+# The servers that bertd is compared with: each in an environment of its own, for they disagree.
+$(SERVERS_STAMP): pyproject.toml
+	set -e; for name in $(SERVERS); do \
+		$(PYTHON) -m venv .venv-bench-serving/$$name; \
+		.venv-bench-serving/$$name/bin/python -m pip install --quiet --upgrade 'pip>=25.1'; \
+		.venv-bench-serving/$$name/bin/python -m pip install --quiet --group bench-serving-$$name; \
+	done
+	touch $(SERVERS_STAMP)
+
+bench-serving: install $(PEERS_STAMP) $(SERVERS_STAMP)
+	$(BIN)/python -m benchmarks.serving
+
 # DATA is a folder with the published data sets, NER one with a tagger of CoNLL-2003's tags.
 bench-accuracy: install
 	@test -n "$(DATA)" || { echo "make bench-accuracy DATA=FOLDER [NER=FOLDER]"; exit 2; }
@@ -96,4 +110,4 @@ gpu: install
 	$(BIN)/python -m benchmarks.gpu
 
 clean:
-	rm -rf $(VENV) $(PEERS) .bench .demo build dist $(KERNELS)
+	rm -rf $(VENV) $(PEERS) .venv-bench-serving .bench .demo build dist $(KERNELS)

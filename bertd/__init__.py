@@ -14,6 +14,7 @@ Rooms, from the top; imports go downward only, and CI enforces it:
     cli             the verbs; heavy parts are imported inside their verb
     load            the load generator of `bertd bench`, which measures from outside
     daemon, client  composition root of the front | what applications call it with
+    edge            the edge program: gRPC and tokenising alone, many to a front (optional)
     serving         the gRPC edge: requests, answers, status codes, health
     reconcile       declared objects become running revisions
     runtime         revisions: starts, feeds, watches and retires workers, as processes
@@ -31,7 +32,7 @@ Rooms, from the top; imports go downward only, and CI enforces it:
     families        names and shapes per architecture
     manifest        what may be declared (pure)
     metrics, v1     every metric in one file | generated protocol code
-    addresses, cores, errors
+    addresses, cores, logs, errors
 
 `docs/architecture.md` walks through the flows. `bertd.Client` and `bertd.AsyncClient` are the
 public Python face; `bertd.bitfit` trains and `bertd.batcher` batches without a daemon.

@@ -8,11 +8,9 @@ import asyncio
 import contextlib
 import functools
 import gc
-import logging
 import os
 import signal
-import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +21,9 @@ import prometheus_client
 import structlog
 import uvloop
 
-from bertd import addresses, cores, errors, metrics
+from bertd import addresses, cores, errors, logs, metrics
 from bertd.reconcile import control, controller, live, resolving
-from bertd.runtime import devices, dispatcher, inline, router
+from bertd.runtime import desk, devices, dispatcher, edges, inline, memory, router
 from bertd.serving import admin, guard, health, inference, server, sockets
 from bertd.store import blobs, history, lock, objects
 
@@ -47,6 +45,8 @@ class Options:
     metrics: str = ""
     health: str = ""
     lanes: int = 0  # batches that run at once; 0: one for each usable core
+    edges: int = 0  # processes that speak gRPC and tokenise on the TCP ports of `listen`; 0: none
+    default_deadline_s: float = guard.DEFAULT_DEADLINE_S  # of calls that set none
     log_format: str = "auto"  # console on a terminal, else json
     reflection: bool = False  # on the data port; the admin socket always has it
 
@@ -58,7 +58,16 @@ def main(options: Options) -> None:
         Conflict: another daemon holds the state directory or an address.
         InvalidRequest, BadArtifact, Temporary: it cannot start as it was told.
     """
-    _configure_log(options.log_format)
+    if not 0 < options.default_deadline_s <= guard.LONGEST_DEADLINE_S:
+        raise errors.InvalidRequest(
+            f"the default deadline must be above 0 and at most {guard.LONGEST_DEADLINE_S:g} s"
+        )
+    if options.edges and all(map(_is_unix, options.listen)):
+        raise errors.InvalidRequest(
+            "edges listen on TCP ports alone, and there is none",
+            hint="add `--listen HOST:PORT`, or leave out `--edges`",
+        )
+    logs.configure(options.log_format)
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
     uvloop.run(_run(options))
 
@@ -95,6 +104,11 @@ async def _serving(options: Options) -> AsyncIterator[None]:
         futures.ThreadPoolExecutor(1, thread_name_prefix="tokenise") as executor,
         _exporting(options.metrics, registry),
     ):
+        brought = inline.Inline(options.state_dir / "inline", metrics=series)
+        answering = functools.partial(
+            desk.Desk, desk.Published(routes), adapters=brought, metrics=series
+        )
+        outside = edges.Edges(options.edges, answering)
         resolver = resolving.Resolver(blobs.Blobs(options.state_dir / "blobs"))
         keeper = controller.Controller(
             objects=store,
@@ -109,59 +123,67 @@ async def _serving(options: Options) -> AsyncIterator[None]:
                 folded=options.state_dir / "folded",
                 choices=options.state_dir / "choices",
             ),
-            on_health=functools.partial(_tell, states),
+            on_health=functools.partial(_tell, states, outside),
             history=versions,
         )
         owner = admin.Admin(control.Control(objects=store, controller=keeper, metrics=series))
-        brought = inline.Inline(options.state_dir / "inline", metrics=series)
-        edge = inference.Inference(routes, adapters=brought, executor=executor)
-        guarded = guard.Guard(metrics=series)
+        service = inference.Inference(routes, adapters=brought, executor=executor)
+        guarded = guard.Guard(
+            metrics=series,
+            default_deadline_s=options.default_deadline_s,
+            is_memory_short=memory.Pressure(),
+        )
         # Taken down in reverse: listeners go while workers still answer what is in flight.
         async with (
             keeper.running(),
-            _listening(options, guarded, edge, states, owner),
+            _listening(options, guarded, service, states, owner, outside),
         ):
             yield
             states.drain()
+            outside.drain()
+            service.streams.drain()
             states.close()
             owner.close()
 
 
-def _tell(states: health.Health, name: str, serving: bool | None) -> None:
+def _tell(states: health.Health, outside: edges.Edges, name: str, serving: bool | None) -> None:
     """Health follows what serves; the empty name stands for `ready`."""
-    if serving is None:
-        states.forget(name)
-        return
-    states.set(name, serving)
-    if name == "ready":
-        states.set("", serving)
+    for each in (name, "") if name == "ready" else (name,):
+        outside.tell(each, serving)
+        if serving is None:
+            states.forget(each)
+        else:
+            states.set(each, serving)
 
 
 @contextlib.asynccontextmanager
 async def _listening(
     options: Options,
     guarded: guard.Guard,
-    edge: inference.Inference,
+    service: inference.Inference,
     states: health.Health,
     owner: admin.Admin,
+    outside: edges.Edges,
 ) -> AsyncIterator[None]:
-    if not addresses.target(options.admin).startswith(sockets.UNIX):
+    if not _is_unix(options.admin):
         raise errors.InvalidRequest(
             f"the admin address '{options.admin}' must be a Unix socket: whoever reaches it may do "
             "anything",
             hint="name a path, for example /run/bertd/admin.sock",
         )
     data = server.data_server(
-        guarded, inference=edge, health=states, is_reflecting=options.reflection
+        guarded, inference=service, health=states, is_reflecting=options.reflection
     )
-    private = server.admin_server(guarded, inference=edge, health=states, admin=owner)
+    private = server.admin_server(guarded, inference=service, health=states, admin=owner)
     probes = server.health_server(guarded, health=states)
+    shared = [each for each in options.listen if options.edges and not _is_unix(each)]
     targets = [
-        *((data, address) for address in options.listen),
+        *((data, address) for address in options.listen if address not in shared),
         (private, options.admin),
         *([(probes, options.health)] if options.health else []),
     ]
     async with contextlib.AsyncExitStack() as stack:
+        ports = [stack.enter_context(sockets.reserve(each)) for each in shared]
         for each, address in targets:
             listener = stack.enter_context(sockets.bind(each, addresses.target(address)))
             log.info("listening", address=listener.address)
@@ -169,9 +191,27 @@ async def _listening(
         for each in running:
             await each.start()
         try:
+            await outside.start(_edge_options(options, ports))
+            for port in ports:
+                log.info("listening", address=port, edges=options.edges)
             yield
         finally:
-            await asyncio.gather(*(each.stop(STOP_GRACE_S) for each in running))
+            await asyncio.gather(
+                outside.stop(STOP_GRACE_S), *(each.stop(STOP_GRACE_S) for each in running)
+            )
+
+
+def _is_unix(address: str) -> bool:
+    return addresses.target(address).startswith(sockets.UNIX)
+
+
+def _edge_options(options: Options, ports: Sequence[str]) -> edges.Options:
+    return edges.Options(
+        listen=tuple(ports),
+        default_deadline_s=options.default_deadline_s,
+        log_format=options.log_format,
+        reflection=options.reflection,
+    )
 
 
 @contextlib.contextmanager
@@ -193,21 +233,3 @@ def _exporting(address: str, registry: prometheus_client.CollectorRegistry) -> I
         exporter.shutdown()
         exporter.server_close()
         thread.join()
-
-
-def _configure_log(log_format: str) -> None:
-    renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
-        if log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )

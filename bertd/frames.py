@@ -10,6 +10,13 @@ workers of another version instead of misreading them.
     RESULT   seconds f64 | operations f64 | shapes i32[rows, 2] | floats f32[values]
     FAILURE  UTF-8 text
     CONTROL  UTF-8 JSON
+
+Between the front and its edge processes:
+
+    RUN      route u64 | deadline f64 | priority f64 | task i32 | lengths i32[rows] | ids, types
+    RAN      queue f64 | inference f64 | shapes i32[rows, 2] | floats f32[values]
+    CANCEL   nothing: nobody waits for the answer of this id any more
+    BRING    route u64 | caller u8[rows] | an adapter file u8[values]
 """
 
 import enum
@@ -27,6 +34,8 @@ from bertd import errors
 
 HEADER = struct.Struct("<4sIQIII")
 SPENT = struct.Struct("<dd")
+ASKED = struct.Struct("<Qddi")
+ROUTE = struct.Struct("<Q")
 MAGIC = b"BTD2"
 BODY_MAX_BYTES = 256 << 20
 FAILURE_MAX_CHARS = 2_000
@@ -50,6 +59,10 @@ class Kind(enum.IntEnum):
     RESULT = 2
     FAILURE = 3
     CONTROL = 4
+    RUN = 5
+    RAN = 6
+    CANCEL = 7
+    BRING = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +108,39 @@ class Failure:
 
     id: int
     message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """The rows (ids, types) of one call of an edge, and who is to answer them until when.
+
+    `route` is the number that the front gave a route, `deadline_s` on the monotonic clock that all
+    processes of a machine share.
+    """
+
+    route: int
+    task: Task
+    deadline_s: float
+    priority: float
+    rows: Sequence[tuple[Ints, NDArray[np.uint8]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ran:
+    """The answers of one call of an edge, each [n, values], and where its time went."""
+
+    queue_s: float
+    inference_s: float
+    vectors: list[Floats]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Brought:
+    """An adapter file that a call brought to an edge, for the base of a route."""
+
+    route: int
+    caller: str
+    data: bytes
 
 
 def decode_header(data: bytes | bytearray | memoryview) -> Header:
@@ -170,6 +216,89 @@ def decode_result(header: Header, body: memoryview) -> Result:
         vectors.append(floats[start : start + n * width].reshape(n, width))
         start += n * width
     return Result(id=header.id, seconds=seconds, operations=operations, vectors=vectors)
+
+
+def encode_run(id_: int, run: Run) -> bytes:
+    """One RUN frame."""
+    lengths = [len(ids) for ids, _ in run.rows]
+    body = b"".join(
+        (
+            ASKED.pack(run.route, run.deadline_s, run.priority, run.task),
+            struct.pack(f"<{len(lengths)}i", *lengths),
+            *(ids.tobytes() for ids, _ in run.rows),
+            *(types.tobytes() for _, types in run.rows),
+        )
+    )
+    return _frame(Kind.RUN, id_, len(lengths), sum(lengths), body)
+
+
+def decode_run(header: Header, body: memoryview) -> Run:
+    """The rows of a RUN frame, copied out of `body`.
+
+    Raises:
+        struct.error, ValueError: the body is shorter than it says.
+    """
+    data = bytes(body)  # rows wait in a queue, and the buffer does not wait for them
+    route, deadline_s, priority, task = ASKED.unpack_from(data)
+    lengths = struct.unpack_from(f"<{header.rows}i", data, ASKED.size)
+    at = ASKED.size + 4 * header.rows
+    types_at = at + 4 * header.values
+    rows = []
+    for length in lengths:
+        ids = np.frombuffer(data, np.int32, length, at)
+        rows.append((ids, np.frombuffer(data, np.uint8, length, types_at)))
+        at += 4 * length
+        types_at += length
+    return Run(route=route, task=Task(task), deadline_s=deadline_s, priority=priority, rows=rows)
+
+
+def encode_ran(id_: int, ran: Ran) -> bytes:
+    """One RAN frame; a plain vector counts as one row."""
+    shapes = [size for vector in ran.vectors for size in (1, *vector.shape)[-2:]]
+    floats = b"".join([vector.tobytes() for vector in ran.vectors])
+    head = SPENT.pack(ran.queue_s, ran.inference_s) + struct.pack(f"<{len(shapes)}i", *shapes)
+    return _frame(Kind.RAN, id_, len(ran.vectors), len(floats) // 4, head + floats)
+
+
+def decode_ran(header: Header, body: memoryview) -> Ran:
+    """The answers of a RAN frame, copied out of `body`.
+
+    Raises:
+        struct.error, ValueError: the body is shorter than it says.
+    """
+    queue_s, inference_s = SPENT.unpack_from(body)
+    shapes = struct.unpack_from(f"<{2 * header.rows}i", body, SPENT.size)
+    at = SPENT.size + 8 * header.rows
+    floats = np.frombuffer(body, np.float32, header.values, at).copy()
+    vectors, start = [], 0
+    for n, width in zip(shapes[::2], shapes[1::2], strict=True):
+        vectors.append(floats[start : start + n * width].reshape(n, width))
+        start += n * width
+    return Ran(queue_s=queue_s, inference_s=inference_s, vectors=vectors)
+
+
+def encode_cancel(id_: int) -> bytes:
+    """One CANCEL frame."""
+    return _frame(Kind.CANCEL, id_, 0, 0, b"")
+
+
+def encode_brought(id_: int, brought: Brought) -> bytes:
+    """One BRING frame."""
+    caller = brought.caller.encode(errors="replace")
+    body = b"".join((ROUTE.pack(brought.route), caller, brought.data))
+    return _frame(Kind.BRING, id_, len(caller), len(brought.data), body)
+
+
+def decode_brought(header: Header, body: memoryview) -> Brought:
+    """The adapter of a BRING frame, copied out of `body`.
+
+    Raises:
+        struct.error: the body is shorter than it says.
+    """
+    (route,) = ROUTE.unpack_from(body)
+    start = ROUTE.size + header.rows
+    caller = bytes(body[ROUTE.size : start]).decode()
+    return Brought(route=route, caller=caller, data=bytes(body[start : start + header.values]))
 
 
 def encode_failure(failure: Failure) -> bytes:

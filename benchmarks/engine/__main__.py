@@ -30,7 +30,7 @@ def main() -> None:
     path = options.out / f"engine-{datetime.datetime.now(datetime.UTC).date()}.json"
     result = _begin(options, path)
     for model in options.models:
-        _prepare(options, model)
+        prepare(options, model)
         for done in _measure_model(options, model, result["machine"]):
             result = results.put_block(result, done["rows"], done["left_out"])
             result["versions"] = result["versions"] | done["versions"]
@@ -95,7 +95,7 @@ def _command(options: argparse.Namespace) -> str:
     return f"python -m benchmarks.engine {' '.join(fields)} --threads {options.threads}"
 
 
-def _prepare(options: argparse.Namespace, model: str) -> None:
+def prepare(options: argparse.Namespace, model: str) -> None:
     """Converts a model for the peers, unless that was done before."""
     folder = options.cache / model
     if folder.exists():

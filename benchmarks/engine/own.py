@@ -14,11 +14,10 @@ import torch
 from benchmarks.adapters import pool
 from benchmarks.engine import names, opened, rows
 from bertd import frames
-from bertd.batching import batch as batches
-from bertd.batching import sharing
+from bertd.batching import policy, sharing
 from bertd.engine import peak, runner, session
 
-LIMITS = batches.Limits(max_tokens=1 << 20, max_rows=1 << 20)
+LIMITS = policy.Limits(max_tokens=1 << 20, max_rows=1 << 20)
 
 
 def open_engine(name: names.Name, folder: Path, threads: int) -> opened.Opened:

@@ -241,7 +241,8 @@ class Queue:
         """What is ahead of rows: so many waiting tokens of their flow, these new rows, others."""
         own, more = admission.Work.of(rows), admission.Work.of(new)
         flow = self._flows.get(rows[0].flow)
-        others = self._others(rows[0], before + more.tokens + own.tokens)
+        last = max(rows, key=policy.order)  # due by what its flow is given before it
+        others = self._others(rows[0], before + more.tokens + own.tokens - last.tokens)
         return admission.Ahead(
             before=self.everything.part(before + others) + more,
             own=own,

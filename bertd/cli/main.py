@@ -1,7 +1,8 @@
 """The `bertd` command: the grammar of its verbs, and how a failure leaves.
 
 What a verb does lives in a module of its own, imported when the verb runs: `bertd version` and
-`bertd get` must not wait for numpy, pydantic or torch. `bertd adapter` brings its own grammar.
+`bertd get` must not wait for numpy, pydantic or torch. `bertd adapter` and `bertd bench` bring
+their own grammar.
 """
 # ruff: noqa: PLC0415 (imports inside verbs are the point of this module)
 
@@ -16,7 +17,7 @@ from typing import Annotated
 import typer
 
 from bertd import addresses, errors
-from bertd.cli import adapter, durations, exits, terminal
+from bertd.cli import adapter, bench, durations, exits, terminal
 
 Output = enum.StrEnum("Output", ["wide", "yaml", "json", "name"])
 Answers = enum.StrEnum("Answers", ["table", "json"])
@@ -51,7 +52,7 @@ app = typer.Typer(
 
 
 @app.command()
-def serve(
+def serve(  # noqa: PLR0913, PLR0917 (its options)
     state_dir: Annotated[
         Path | None,
         typer.Option(help="What must survive a restart.", show_default="~/.local/state/bertd"),
@@ -81,6 +82,17 @@ def serve(
     lanes: Annotated[
         int, typer.Option(min=0, max=1024, help="Batches at a time; 0: one per usable core.")
     ] = 0,
+    edges: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=64,
+            help="Processes that speak gRPC on TCP ports in place of this one; see the docs.",
+        ),
+    ] = 0,
+    default_deadline: Annotated[
+        str, typer.Option(metavar="TIME", help="What a call without a deadline gets, at most 5m.")
+    ] = "10s",
     reflection: Annotated[
         bool, typer.Option("--reflection", help="Describe the services on the data port too.")
     ] = False,
@@ -98,6 +110,8 @@ def serve(
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+    # Its newer listener hands every message through two more threads, a fifth of a call's cost.
+    os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
     from bertd import daemon
 
     uid = addresses.user_id()
@@ -108,6 +122,8 @@ def serve(
         metrics=metrics,
         health=addresses.target(health),
         lanes=lanes,
+        edges=edges,
+        default_deadline_s=durations.seconds(default_deadline, "--default-deadline"),
         log_format=log_format.value,
         reflection=reflection,
     )
@@ -214,20 +230,6 @@ def predict(
 
 
 @app.command()
-def bench(
-    peak: Annotated[
-        bool, typer.Option("--peak", help="This machine's matrix peak in every precision.")
-    ] = False,
-) -> None:
-    """Measure this machine; needs no daemon."""
-    from bertd.cli import bench as verb
-
-    if not peak:
-        raise errors.InvalidRequest("`bertd bench` must be told what to measure", hint="--peak")
-    verb.peak()
-
-
-@app.command()
 def validate(
     files: Files = None,
     filenames: Filenames = None,
@@ -274,6 +276,7 @@ def version() -> None:
     terminal.out(f"bertd {importlib.metadata.version('bertd')}")
 
 
+app.command()(bench.bench)
 app.add_typer(adapter.app, name="adapter")
 
 

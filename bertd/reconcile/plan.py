@@ -31,6 +31,7 @@ FIELD_NAMES = {
     "label_names": "labelNames",
     "temperature": "temperature",
     "thresholds": "thresholds",
+    "weight": "weight",
 }
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import NoReturn, TypeAlias, TypeVar
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
@@ -52,22 +52,28 @@ class Parts:
 class Call:
     """One call while it runs. Its handler fills in whom it asked and where the time went.
 
-    `deadline_s` is on the guard's (monotonic) clock; `own_deadline` tells whether the caller set
-    it. `caller` is the address that it came from, without the port.
+    `began_s` and `deadline_s` are on the guard's (monotonic) clock; `own_deadline` tells whether
+    the caller set it. `limit_s` is the time it may take where nobody else ends it.
     """
 
     method: str
-    caller: str
+    peer: Callable[[], str]
+    began_s: float
     deadline_s: float
     own_deadline: bool
+    limit_s: float | None = None
     model: str = ""
     adapter: str = ""
     parts: Parts | None = None
 
+    @property
+    def caller(self) -> str:
+        """The address that it came from, without the port."""
+        return address(self.peer())
+
 
 Unary = Callable[[Request, Call], Awaitable[message.Message | bytes]]
 Stream = Callable[[Request], AsyncGenerator[message.Message]]
-_Handler = Callable[[bytes, Call], Awaitable[message.Message | bytes]]
 
 
 class Guard:
@@ -81,23 +87,25 @@ class Guard:
         default_deadline_s: float = DEFAULT_DEADLINE_S,
         most_calls: int = MOST_CALLS,
         most_bytes: int = MOST_BYTES,
+        is_memory_short: Callable[[], bool] = lambda: False,
     ) -> None:
         self._metrics = metrics
         self._clock = clock
         self._default_deadline_s = default_deadline_s
         self._most_calls = most_calls
         self._most_bytes = most_bytes
+        self._is_memory_short = is_memory_short
         self._calls = 0
         self._bytes = 0
         self._log = structlog.get_logger(__name__)
 
     def bounded(self, method: str, request_type: type[Request], handle: Unary[Request]) -> Method:
         """As `unary`, and refused while too many other calls are in flight."""
-        return self._counted(method, self._admitting(_parsing(request_type, handle)))
+        return self._unary(method, request_type, handle, is_bounded=True)
 
     def unary(self, method: str, request_type: type[Request], handle: Unary[Request]) -> Method:
         """A handler that is timed, counted and answered with the right status."""
-        return self._counted(method, _parsing(request_type, handle))
+        return self._unary(method, request_type, handle, is_bounded=False)
 
     async def item(
         self,
@@ -121,14 +129,10 @@ class Guard:
             own_s: The time that the item itself allows; None: the default.
             ends_s: When the stream ends, and the item with it.
         """
-        began_s = self._clock()
-        call, _ = self._begin(method, caller, began_s, own_s)
+        call = self._begin(method, lambda: caller, own_s)
         call.deadline_s = min(call.deadline_s, ends_s)
-
-        def admit(_: bytes, call: Call) -> Awaitable[message.Message | bytes]:
-            return self._admitted(size_bytes, lambda: handle(request, call))
-
-        return await self._ended(admit, b"", call, call.deadline_s - began_s, began_s)
+        call.limit_s = call.deadline_s - call.began_s
+        return await self._ended(handle, request, call, size_bytes)
 
     def probe(
         self, request_type: type[Request], handle: Callable[[Request], message.Message]
@@ -157,80 +161,6 @@ class Guard:
 
         return grpc.unary_stream_rpc_method_handler(serve)
 
-    def _counted(self, method: str, handle: _Handler) -> Method:
-        async def serve(body: bytes, context: Context) -> bytes:
-            began_s = self._clock()
-            caller = address(context.peer())
-            call, limit_s = self._begin(method, caller, began_s, context.time_remaining())
-            answer = await self._ended(handle, body, call, limit_s, began_s)
-            if isinstance(answer, status.Failure):
-                await context.abort(answer.code, answer.message, answer.trailers)
-            return answer
-
-        return grpc.unary_unary_rpc_method_handler(serve)
-
-    async def _ended(
-        self, handle: _Handler, body: bytes, call: Call, limit_s: float | None, began_s: float
-    ) -> bytes | status.Failure:
-        """How the call ends; counted."""
-        try:
-            answer = await self._answer(handle, body, call, limit_s)
-        except asyncio.CancelledError:
-            self._count(call, grpc.StatusCode.CANCELLED, began_s)
-            raise
-        code = answer.code if isinstance(answer, status.Failure) else grpc.StatusCode.OK
-        self._count(call, code, began_s)
-        return answer
-
-    def _begin(
-        self, method: str, caller: str, began_s: float, own_s: float | None
-    ) -> tuple[Call, float | None]:
-        """The call and, where the caller's own deadline does not end it, the time it may take."""
-        limit_s = self._default_deadline_s if own_s is None else min(own_s, LONGEST_DEADLINE_S)
-        call = Call(
-            method=method,
-            caller=caller,
-            deadline_s=began_s + limit_s,
-            own_deadline=own_s is not None,
-        )
-        return call, None if own_s == limit_s else limit_s
-
-    async def _answer(
-        self, handle: _Handler, body: bytes, call: Call, limit_s: float | None
-    ) -> bytes | status.Failure:
-        try:
-            reply = await _within(limit_s, handle(body, call), is_own=call.own_deadline)
-            return reply if isinstance(reply, bytes) else reply.SerializeToString()
-        except asyncio.CancelledError as error:
-            if _is_cancelling():
-                raise
-            # Somebody's future was cancelled, not this call: it would hang without an answer.
-            return self._unforeseen(error, call.method)
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
-            raise
-        except BaseException as error:  # a panic of the tokenizers' Rust code is no Exception
-            left_s = call.deadline_s - self._clock() if call.own_deadline else None
-            return self.failure(error, call.method, left_s)
-
-    def _admitting(self, handle: _Handler) -> _Handler:
-        def admit(body: bytes, call: Call) -> Awaitable[message.Message | bytes]:
-            return self._admitted(len(body), lambda: handle(body, call))
-
-        return admit
-
-    async def _admitted(
-        self, size_bytes: int, work: Callable[[], Awaitable[message.Message | bytes]]
-    ) -> message.Message | bytes:
-        if self._calls >= self._most_calls or self._bytes + size_bytes > self._most_bytes:
-            raise errors.Overloaded("too many calls are in flight", retry_after_s=FULL_RETRY_S)
-        self._calls += 1
-        self._bytes += size_bytes
-        try:
-            return await work()
-        finally:
-            self._calls -= 1
-            self._bytes -= size_bytes
-
     def failure(
         self, error: BaseException, method: str, left_s: float | None = None
     ) -> status.Failure:
@@ -242,6 +172,94 @@ class Guard:
             return status.failure(error, remaining_s=left_s)
         return self._unforeseen(error, method)
 
+    def _unary(
+        self, method: str, request_type: type[Request], handle: Unary[Request], *, is_bounded: bool
+    ) -> Method:
+        def parse_and_handle(body: bytes, call: Call) -> Awaitable[message.Message | bytes]:
+            return handle(parse(request_type, body), call)
+
+        async def serve(body: bytes, context: Context) -> bytes:
+            call = self._begin(method, context.peer, context.time_remaining())
+            size_bytes = len(body) if is_bounded else None
+            answer = await self._ended(parse_and_handle, body, call, size_bytes)
+            if isinstance(answer, bytes):
+                return answer
+            await context.abort(answer.code, answer.message, answer.trailers)
+
+        return grpc.unary_unary_rpc_method_handler(serve)
+
+    def _begin(self, method: str, peer: Callable[[], str], own_s: float | None) -> Call:
+        """The call; grpc ends it at the caller's own deadline, and we at any other."""
+        began_s = self._clock()
+        if own_s is None:
+            self._metrics.call_without_deadline(method=method)
+            limit_s = self._default_deadline_s
+        else:
+            limit_s = min(own_s, LONGEST_DEADLINE_S)
+        return Call(
+            method=method,
+            peer=peer,
+            began_s=began_s,
+            deadline_s=began_s + limit_s,
+            own_deadline=own_s is not None,
+            limit_s=None if own_s == limit_s else limit_s,
+        )
+
+    async def _ended(
+        self, handle: Unary[Any], request: object, call: Call, size_bytes: int | None
+    ) -> bytes | status.Failure:
+        """How the call ends; counted. Without a size it takes no place and is never refused."""
+        code = grpc.StatusCode.CANCELLED  # unless it lives to be answered
+        try:
+            if size_bytes is None:
+                answer = await self._answer(handle, request, call)
+            elif refusal := self._refusal(size_bytes, call):
+                answer = refusal
+            else:
+                self._calls += 1
+                self._bytes += size_bytes
+                try:
+                    answer = await self._answer(handle, request, call)
+                finally:
+                    self._calls -= 1
+                    self._bytes -= size_bytes
+            code = grpc.StatusCode.OK if isinstance(answer, bytes) else answer.code
+            return answer
+        finally:
+            self._count(call, code)
+
+    async def _answer(
+        self, handle: Unary[Any], request: object, call: Call
+    ) -> bytes | status.Failure:
+        try:
+            work = handle(request, call)
+            reply = await (work if call.limit_s is None else _within(call.limit_s, work, call))
+            return reply if isinstance(reply, bytes) else reply.SerializeToString()
+        except asyncio.CancelledError as error:
+            if _is_cancelling():
+                raise
+            # Somebody's future was cancelled, not this call: it would hang without an answer.
+            return self._unforeseen(error, call.method)
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:  # a panic of the tokenizers' Rust code is no Exception
+            return self.failure(error, call.method, self._left_s(call))
+
+    def _refusal(self, size_bytes: int, call: Call) -> status.Failure | None:
+        """Refuses a call unread, if it must be: nobody knows its model."""
+        if self._calls >= self._most_calls or self._bytes + size_bytes > self._most_bytes:
+            reason, text = "InFlight", "too many calls are in flight"
+        elif self._is_memory_short():
+            reason, text = "Memory", "the daemon is at the limit of its memory"
+        else:
+            return None
+        self._metrics.shed(model="", reason=reason)
+        error = errors.Overloaded(text, retry_after_s=FULL_RETRY_S)
+        return status.failure(error, remaining_s=self._left_s(call))
+
+    def _left_s(self, call: Call) -> float | None:
+        return call.deadline_s - self._clock() if call.own_deadline else None
+
     def _unforeseen(self, error: BaseException, method: str) -> status.Failure:
         error_id = secrets.token_hex(8)
         self._log.error("call failed", method=method, error_id=error_id, exc_info=error)
@@ -251,7 +269,7 @@ class Guard:
         failure = self.failure(error, method)
         await context.abort(failure.code, failure.message, failure.trailers)
 
-    def _count(self, call: Call, code: grpc.StatusCode, began_s: float) -> None:
+    def _count(self, call: Call, code: grpc.StatusCode) -> None:
         ended_s = self._clock()
         if code is grpc.StatusCode.CANCELLED and ended_s >= call.deadline_s - DEADLINE_SLACK_S:
             code = grpc.StatusCode.DEADLINE_EXCEEDED
@@ -260,7 +278,7 @@ class Guard:
             adapter=call.adapter,
             method=call.method,
             code=code.name,
-            seconds=ended_s - began_s,
+            seconds=ended_s - call.began_s,
         )
         if call.parts and code is grpc.StatusCode.OK:
             self._metrics.request_parts(
@@ -287,13 +305,6 @@ def address(peer: str) -> str:
     return address if peer.startswith(("ipv4:", "ipv6:")) and port.isdigit() else peer
 
 
-def _parsing(request_type: type[Request], handle: Unary[Request]) -> _Handler:
-    def parse_and_handle(body: bytes, call: Call) -> Awaitable[message.Message | bytes]:
-        return handle(parse(request_type, body), call)
-
-    return parse_and_handle
-
-
 def parse(request_type: type[Request], body: bytes) -> Request:
     """The message.
 
@@ -309,19 +320,22 @@ def parse(request_type: type[Request], body: bytes) -> Request:
         ) from None
 
 
-async def _within(limit_s: float | None, work: Awaitable[Reply], *, is_own: bool) -> Reply:
-    if limit_s is None:
-        return await work
+async def _within(limit_s: float, work: Awaitable[Reply], call: Call) -> Reply:
+    limit: asyncio.Timeout | None = None
     try:
         async with asyncio.timeout(limit_s) as limit:
             return await work
     except TimeoutError:
-        if not limit.expired():
+        if limit is None or not limit.expired():
             raise
         raise errors.Expired(
             f"the call was not answered within {limit_s:g} s",
-            hint="" if is_own else "set a deadline of your own",
+            hint="" if call.own_deadline else "set a deadline of your own",
         ) from None
+    finally:
+        # It knows this task, which keeps the error that ends it, which keeps this frame: a cycle
+        # that would hold the call's adapter until it is collected.
+        del limit
 
 
 def _is_cancelling() -> bool:

@@ -53,7 +53,7 @@ class Inference:
         route = await self._find(request, call)
         output = _output(route, CLASSIFIES, method="Classify")
         columns = answers.columns(output.label_names, request.labels)
-        each = replies.each_class(output, columns, raw_logits=request.raw_logits)
+        each = functools.partial(replies.each_class, output, columns, raw_logits=request.raw_logits)
         rows, ran = await self._run(request, route, frames.Task.CLASSIFY, call, each)
         labels = len(output.label_names)
         logits_NL = answers.matrix(ran.vectors, columns=labels, counts=[1] * len(rows))
@@ -70,7 +70,7 @@ class Inference:
     async def embed(self, request: pb.EmbedRequest, call: guards.Call) -> bytes:
         """One pooled vector for each input."""
         route = await self._find(request, call)
-        each = replies.each_vector(route.dimensions)
+        each = functools.partial(replies.each_vector, route.dimensions)
         rows, ran = await self._run(request, route, frames.Task.EMBED, call, each)
         vectors_ND = answers.matrix(ran.vectors, columns=route.dimensions, counts=[1] * len(rows))
         if request.normalize if request.HasField("normalize") else route.normalize:
@@ -87,7 +87,7 @@ class Inference:
         """One label for each token."""
         route = await self._find(request, call)
         output = _output(route, TAGS, method="Tag")
-        each = replies.each_tag(output, raw_logits=request.raw_logits)
+        each = functools.partial(replies.each_tag, output, raw_logits=request.raw_logits)
         rows, ran = await self._run(request, route, frames.Task.TAG, call, each)
         logits_TL = answers.matrix(
             ran.vectors, columns=len(output.label_names), counts=[len(row.ids) for row in rows]
@@ -142,25 +142,26 @@ class Inference:
         route: routing.Route,
         task: frames.Task,
         call: guards.Call,
-        each: replies.Each,
+        each: Callable[[], replies.Each],
     ) -> tuple[list[tokenization.Encoded], calls.Ran]:
         began_s = self._clock()
-        inputs = requests.read(request.inputs)
+        priority = requests.priority(request.options)
+        items = requests.read(request.inputs)
         encode = functools.partial(
             requests.encode,
-            inputs,
+            items,
             route.tokenizer,
             truncate=requests.truncates(request.options, route.truncate),
             offsets=task is frames.Task.TAG,
         )
-        is_long = inputs.are_long(route.tokenizer)
+        is_long = requests.are_long(items, route.tokenizer)
         rows = await self._in_thread(encode) if is_long else encode()
         encoded_s = self._clock()
         if encoded_s >= call.deadline_s:
             raise errors.Expired("the deadline passed before anything was computed")
-        tokens = sum(len(row.ids) for row in rows)
-        replies.check_size(tokens if task is frames.Task.TAG else len(rows), each)
-        ran = await route.run(rows, task, call.deadline_s)
+        is_tag = task is frames.Task.TAG
+        replies.check_size(sum(len(row.ids) for row in rows) if is_tag else len(rows), each)
+        ran = await route.run(rows, task, call.deadline_s, priority=priority)
         call.parts = guards.Parts(
             tokenize_s=encoded_s - began_s, queue_s=ran.queue_s, inference_s=ran.inference_s
         )

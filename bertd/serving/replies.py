@@ -4,11 +4,9 @@ A reply is made in parts that are serialised one by one and put end to end, whic
 same as one message: no step holds the interpreter for long, and no part outlives its bytes.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-
-from google.protobuf import message
 
 from bertd import errors
 from bertd.runtime import router as routing
@@ -64,12 +62,17 @@ def each_tag(output: routing.Output, *, raw_logits: bool) -> Each:
     return Each(logits=labels, reply_bytes=longest + TAG_BYTES + 4 * raw_logits * labels)
 
 
-def check_size(results: int, each: Each) -> None:
+def check_size(results: int, price: Callable[[], Each]) -> None:
     """Refuses, before anything is computed, a call whose reply nobody would take.
+
+    One result fits, whatever it is: no file may hold names of so many labels.
 
     Raises:
         errors.TooLarge: It has too many results for so many labels.
     """
+    if results == 1:
+        return
+    each = price()
     reply_bytes = results * each.reply_bytes
     if reply_bytes > LONGEST_REPLY_BYTES or results * each.logits > MOST_LOGITS:
         raise errors.TooLarge(
@@ -89,37 +92,36 @@ def classified(
     served: pb.Served,
 ) -> bytes:
     """The reply of Classify: scores of these columns, decisions over all of them."""
-    head = pb.ClassifyResponse(problem_type=PROBLEM_TYPES[output.problem], served=served)
     names = [(at, output.label_names[at]) for at in columns]
-
-    def part(part_NL: answers.Floats) -> pb.ClassifyResponse:
-        results = [
-            pb.Classification(
-                scores=[pb.Score(label=name, score=row_L[at]) for at, name in names], labels=labels
-            )
-            for row_L, labels in _decided(part_NL, output)
-        ]
+    parts = []
+    reply = pb.ClassifyResponse(problem_type=PROBLEM_TYPES[output.problem], served=served)
+    for part_NL in _parts(logits_NL):
+        for scores_L, labels in _decided(part_NL, output):
+            result = reply.results.add(labels=labels)
+            for at, name in names:
+                result.scores.add(label=name, score=scores_L[at])
         if raw_logits:
-            for result, row_L in zip(results, part_NL[:, columns].tolist(), strict=True):
+            for result, row_L in zip(reply.results, part_NL[:, columns].tolist(), strict=True):
                 result.logits.extend(row_L)
-        return pb.ClassifyResponse(results=results)
-
-    return _joined(head, map(part, _parts(logits_NL)))
+        parts.append(reply.SerializeToString())
+        reply = pb.ClassifyResponse()
+    return b"".join(parts)
 
 
 def embedded(vectors_ND: answers.Floats, *, as_floats: bool, served: pb.Served) -> bytes:
     """The reply of Embed: packed little-endian values, or floats where asked for."""
-    dimensions = vectors_ND.shape[1]
-    head = pb.EmbedResponse(dtype=EMBEDDING_DTYPE, dimensions=dimensions, served=served)
-
-    def part(part_ND: answers.Floats) -> pb.EmbedResponse:
+    parts = []
+    reply = pb.EmbedResponse(dtype=EMBEDDING_DTYPE, dimensions=vectors_ND.shape[1], served=served)
+    for part_ND in _parts(vectors_ND.astype("<f4", copy=False)):
         if as_floats:
-            embeddings = [pb.Embedding(values=row_D) for row_D in part_ND.tolist()]
+            for row_D in part_ND.tolist():
+                reply.embeddings.add(values=row_D)
         else:
-            embeddings = [pb.Embedding(packed=row_D.tobytes()) for row_D in part_ND]
-        return pb.EmbedResponse(embeddings=embeddings)
-
-    return _joined(head, map(part, _parts(vectors_ND.astype("<f4", copy=False))))
+            for row_D in part_ND:
+                reply.embeddings.add(packed=row_D.tobytes())
+        parts.append(reply.SerializeToString())
+        reply = pb.EmbedResponse()
+    return b"".join(parts)
 
 
 def tagged(
@@ -131,15 +133,16 @@ def tagged(
     served: pb.Served,
 ) -> bytes:
     """The reply of Tag; T counts the tokens of all rows, special ones included."""
-
-    def parts() -> Iterator[pb.TagResponse]:
-        end = 0
-        for row in rows:
-            start, end = end, end + len(row.ids)
-            tags = _tags(logits_TL[start:end], output, raw_logits=raw_logits)
-            yield pb.TagResponse(results=[pb.TaggedInput(tokens=_placed(tags, row))])
-
-    return _joined(pb.TagResponse(label_names=output.label_names, served=served), parts())
+    parts = []
+    reply = pb.TagResponse(label_names=output.label_names, served=served)
+    end = 0
+    for row in rows:
+        start, end = end, end + len(row.ids)
+        tags = _tags(logits_TL[start:end], output, raw_logits=raw_logits)
+        reply.results.add(tokens=_placed(tags, row))
+        parts.append(reply.SerializeToString())
+        reply = pb.TagResponse()
+    return b"".join(parts)
 
 
 def _tags(
@@ -173,9 +176,7 @@ def _decided(
     logits_NL: answers.Floats, output: routing.Output
 ) -> Iterator[tuple[list[float], list[str]]]:
     """The scores and the decided labels of each row."""
-    scores_NL: list[list[float]] = answers.scores(
-        logits_NL, problem=output.problem, temperature=output.temperature
-    ).tolist()
+    scores_NL = answers.scores(logits_NL, problem=output.problem, temperature=output.temperature)
     decided = answers.decide(
         scores_NL,
         problem=output.problem,
@@ -187,7 +188,3 @@ def _decided(
 
 def _parts(values_ND: answers.Floats) -> Iterator[answers.Floats]:
     return (values_ND[at : at + PART_ROWS] for at in range(0, len(values_ND), PART_ROWS))
-
-
-def _joined(head: message.Message, parts: Iterable[message.Message]) -> bytes:
-    return b"".join([head.SerializeToString(), *(each.SerializeToString() for each in parts)])

@@ -1,7 +1,6 @@
 """Request messages to checked inputs to encoded rows. Pure: nothing here waits."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from bertd import errors
@@ -23,21 +22,9 @@ PRIORITIES: Mapping[pb.Priority, float] = MappingProxyType(
     }
 )
 
+# A text, a pair of texts, or token ids that the caller made.
+Item = tokenization.Text | pb.TokenIds
 AnyRequest = pb.ClassifyRequest | pb.EmbedRequest | pb.TagRequest
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
-    """What a call wants computed: texts and pairs at some positions, token ids at the others."""
-
-    texts: tuple[tokenization.Text, ...]
-    text_indices: tuple[int, ...]
-    ids: tuple[pb.TokenIds, ...]
-    ids_indices: tuple[int, ...]
-
-    def are_long(self, tokenizer: tokenization.Tokenizer) -> bool:
-        """Whether encoding them belongs off the event loop."""
-        return sum(len(each.ids) for each in self.ids) > INLINE_IDS or tokenizer.is_long(self.texts)
 
 
 def check_names(request: AnyRequest) -> None:
@@ -59,11 +46,11 @@ def check_names(request: AnyRequest) -> None:
         )
 
 
-def read(inputs: Sequence[pb.Input]) -> Inputs:
-    """Checks a call's inputs.
+def read(inputs: Sequence[pb.Input]) -> list[Item]:
+    """What a call wants computed.
 
     Raises:
-        errors.InvalidRequest: None at all, or one that holds nothing.
+        errors.InvalidRequest: Nothing at all, or an input that holds nothing.
         errors.TooLarge: More than `MOST_INPUTS`.
     """
     if not inputs:
@@ -73,45 +60,47 @@ def read(inputs: Sequence[pb.Input]) -> Inputs:
             f"`inputs` must hold at most {MOST_INPUTS} inputs, and holds {len(inputs)}",
             hint="send them in several calls",
         )
-    texts: list[tuple[int, tokenization.Text]] = []
-    ids: list[tuple[int, pb.TokenIds]] = []
-    for index, each in enumerate(inputs):
-        match each.WhichOneof("kind"):
-            case "text":
-                texts.append((index, each.text))
-            case "pair":
-                texts.append((index, (each.pair.first, each.pair.second)))
-            case "token_ids":
-                ids.append((index, each.token_ids))
-            case _:
-                raise errors.InvalidRequest(
-                    f"`inputs[{index}]` must hold `text`, `pair` or `token_ids`, and holds none"
-                )
-    return Inputs(
-        texts=tuple(text for _, text in texts),
-        text_indices=tuple(index for index, _ in texts),
-        ids=tuple(each for _, each in ids),
-        ids_indices=tuple(index for index, _ in ids),
+    return [_item(each, index) for index, each in enumerate(inputs)]
+
+
+def _item(each: pb.Input, index: int) -> Item:
+    kind = each.WhichOneof("kind")
+    if kind == "text":
+        return each.text
+    if kind == "pair":
+        return each.pair.first, each.pair.second
+    if kind == "token_ids":
+        return each.token_ids
+    raise errors.InvalidRequest(
+        f"`inputs[{index}]` must hold `text`, `pair` or `token_ids`, and holds none"
     )
 
 
+def are_long(items: Sequence[Item], tokenizer: tokenization.Tokenizer) -> bool:
+    """Whether encoding them belongs off the event loop."""
+    ids = [len(item.ids) for item in items if isinstance(item, pb.TokenIds)]
+    return sum(ids) > INLINE_IDS or tokenizer.is_long(_texts(items))
+
+
 def encode(
-    inputs: Inputs, tokenizer: tokenization.Tokenizer, *, truncate: bool, offsets: bool
+    items: Sequence[Item], tokenizer: tokenization.Tokenizer, *, truncate: bool, offsets: bool
 ) -> list[tokenization.Encoded]:
-    """One row for each input, in input order.
+    """One row for each item, in their order.
 
     Raises:
         errors.InvalidRequest: An input does not fit the tokenizer or the model, named by its index.
     """
-    rows: dict[int, tokenization.Encoded] = {}
-    if inputs.texts:
-        encoded = tokenizer.encode(
-            inputs.texts, truncate=truncate, offsets=offsets, indices=inputs.text_indices
-        )
-        rows.update(zip(inputs.text_indices, encoded, strict=True))
-    for index, each in zip(inputs.ids_indices, inputs.ids, strict=True):
-        rows[index] = tokenizer.check_ids(each.ids, each.type_ids, index=index)
-    return [rows[index] for index in range(len(rows))]
+    texts = _texts(items)
+    indices = [at for at, item in enumerate(items) if not isinstance(item, pb.TokenIds)]
+    rows = tokenizer.encode(texts, truncate=truncate, offsets=offsets, indices=indices)
+    for at, item in enumerate(items):
+        if isinstance(item, pb.TokenIds):
+            rows.insert(at, tokenizer.check_ids(item.ids, item.type_ids, index=at))
+    return rows
+
+
+def _texts(items: Sequence[Item]) -> list[tokenization.Text]:
+    return [item for item in items if not isinstance(item, pb.TokenIds)]
 
 
 def truncates(options: pb.Options, declared: bool) -> bool:

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import grpc.aio
 
@@ -55,28 +55,94 @@ def bind(server: grpc.aio.Server, target: str) -> Listener:
     """
     if target.startswith(UNIX):
         return _bind_socket(server, Path(target.removeprefix(UNIX).removeprefix("//")))
-    host, colon, port = target.rpartition(":")
-    if not (host and colon and port.isdecimal() and int(port) < 65536):
-        raise errors.InvalidRequest(
-            f"'{target}' must be HOST:PORT or unix:/PATH", hint="for example 127.0.0.1:50051"
-        )
+    host, port = _host_and_port(target)
     try:
         bound = server.add_insecure_port(target)
     except RuntimeError:
         bound = 0
     if bound == 0:
-        raise _refusal(host, int(port))
+        raise _refusal(host, port)
     return Listener(address=f"{host}:{bound}")
+
+
+@contextlib.contextmanager
+def reserve(target: str) -> Iterator[str]:
+    """Keeps `host:port` for processes of this user that share it, and yields it.
+
+    Listens nowhere: a socket that is bound, and shared from then on, lets those in that ask for a
+    shared port, and keeps out all others, another `reserve` included. Port 0 picks a free one.
+
+    Raises:
+        errors.Conflict: Another process listens there, or keeps it for its own.
+        errors.InvalidRequest: Nobody can listen there.
+    """
+    host, port = _host_and_port(target)
+    with contextlib.ExitStack() as stack:
+        bound = 0
+        try:
+            for family, address in _resolved(host, port):
+                with contextlib.suppress(_Absent):
+                    kept = stack.enter_context(_reserved(family, address, bound or port))
+                    bound = kept.getsockname()[1]
+        except OSError:
+            raise _refusal(host, port) from None
+        if not bound:
+            raise _refusal(host, port)
+        yield f"{host}:{bound}"
+
+
+class _Absent(Exception):
+    """This machine has no such address."""
+
+
+def _reserved(family: socket.AddressFamily, address: Any, port: int) -> socket.socket:
+    with socket.socket(family, socket.SOCK_STREAM) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((address[0], port, *address[2:]))
+        except OSError as error:
+            if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                raise _Absent from None
+            raise
+        trial.listen(1)  # fails where anybody else has the port, shared or not
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        kept = socket.socket(family, socket.SOCK_STREAM)
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        try:
+            kept.bind(trial.getsockname())
+        except OSError:
+            kept.close()
+            raise
+        return kept
+
+
+def _host_and_port(target: str) -> tuple[str, int]:
+    host, colon, port = target.rpartition(":")
+    if not (host and colon and port.isdecimal() and int(port) < 65536):
+        raise errors.InvalidRequest(
+            f"'{target}' must be HOST:PORT or unix:/PATH", hint="for example 127.0.0.1:50051"
+        )
+    return host, int(port)
+
+
+def _resolved(host: str, port: int) -> list[tuple[socket.AddressFamily, Any]]:
+    """Every address of a name, with its family; `localhost` is both, as it is for grpc."""
+    hosts = ("127.0.0.1", "::1") if host == "localhost" else (host.strip("[]"),)
+    return [
+        (family, address)
+        for each in hosts
+        for family, _, _, _, address in socket.getaddrinfo(
+            each, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    ]
 
 
 def _refusal(host: str, port: int) -> errors.Error:
     """Why grpc could not listen, which it does not tell: the system is asked once more."""
     where = f"{host}:{port}"
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, protocol) as trial:
+        family, address = _resolved(host, port)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as trial:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             trial.bind(address)
     except OSError as error:

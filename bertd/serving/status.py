@@ -130,7 +130,10 @@ def _packed(detail: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo) -
 
 def _bounded(text: str) -> str:
     """The text cut to whole characters so that its percent-encoded form fits into a trailer."""
-    text = text.encode(errors="replace").decode()
+    encoded = text.encode(errors="replace")
+    text = encoded.decode()
+    if 3 * len(encoded) <= LONGEST_MESSAGE_BYTES:
+        return text
     sizes = [_wire_bytes(character) for character in text]
     if sum(sizes) <= LONGEST_MESSAGE_BYTES:
         return text

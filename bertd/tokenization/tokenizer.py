@@ -14,6 +14,7 @@ import numpy.typing as npt
 import tokenizers
 
 from bertd import errors
+from bertd.tokenization import words
 
 MAX_FILE_BYTES = 32 * 1024 * 1024
 MAX_TEXT_CHARS = 1024 * 1024
@@ -64,6 +65,7 @@ class Tokenizer:
         self._cut_chars = max_length * _CUT_CHARS_PER_TOKEN
         self._specials = tokenizer.num_special_tokens_to_add(is_pair=False)
         self._pair_specials = tokenizer.num_special_tokens_to_add(is_pair=True)
+        self._words = words.Words.of(tokenizer)
 
     @classmethod
     def load(cls, path: Path, *, max_length: int, vocab: int, token_types: int) -> Self:
@@ -127,13 +129,14 @@ class Tokenizer:
         names = range(len(texts)) if indices is None else indices
         for index, text in zip(names, texts, strict=True):
             _check_text(text, index)
-        encodings = self._run(texts, names, offsets)
-        rows: list[Encoded] = []
-        for index, text, encoding in zip(names, texts, encodings, strict=True):
+        rows = [None if offsets else self._remembered(text) for text in texts]
+        new = [at for at, row in enumerate(rows) if row is None]
+        made = self._run([texts[at] for at in new], [names[at] for at in new], offsets)
+        for at, encoding in zip(new, made, strict=True):
             if encoding.overflowing and not truncate:
-                raise self._too_long(text, encoding, index)
-            rows.append(self._row(encoding, offsets))
-        return rows
+                raise self._too_long(texts[at], encoding, names[at])
+            rows[at] = self._row(encoding, offsets)
+        return [row for row in rows if row is not None]
 
     def check_ids(
         self, ids: Sequence[int], type_ids: Sequence[int] = (), *, index: int = 0
@@ -172,17 +175,33 @@ class Tokenizer:
                 return True
         return False
 
+    def _remembered(self, text: Text) -> Encoded | None:
+        if self._words is None or not words.is_plain(text):
+            return None
+        ids = self._words.find(text)
+        if ids is None or len(ids) > self._max_length:
+            return None
+        return Encoded(np.array(ids, dtype=np.int32), np.zeros(len(ids), dtype=np.uint8))
+
     def _run(
         self, texts: Sequence[Text], names: Sequence[int], offsets: bool
     ) -> list[tokenizers.Encoding]:
+        if not texts:
+            return []
+        learns = self._words is not None and any(map(words.is_plain, texts))
+        whole = offsets or learns  # the library's fast way tells neither offsets nor words
+        encode = self._tokenizer.encode_batch if whole else self._tokenizer.encode_batch_fast
         short = [text for text in texts if not self._is_cut(text)]
-        encode = self._tokenizer.encode_batch if offsets else self._tokenizer.encode_batch_fast
         try:
             done = iter(encode(short))
-            return [self._encode_long(t) if self._is_cut(t) else next(done) for t in texts]
+            made = [self._encode_long(t) if self._is_cut(t) else next(done) for t in texts]
         except (TypeError, UnicodeEncodeError):
             _check_unicode(texts, names)
             raise
+        for text, encoding in zip(texts, made, strict=True):
+            if self._words is not None and words.is_plain(text):
+                self._words.learn(text, encoding)
+        return made
 
     def _is_cut(self, text: Text) -> bool:
         return isinstance(text, str) and len(text) > 2 * self._cut_chars
@@ -272,6 +291,8 @@ def _bad_tokenizer(error: BaseException) -> BaseException:
 
 def _check_text(text: object, index: int) -> None:
     if isinstance(text, str):
+        if len(text) <= MAX_TEXT_CHARS:
+            return
         chars, limit = len(text), MAX_TEXT_CHARS
     elif (
         isinstance(text, (tuple, list))

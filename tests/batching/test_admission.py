@@ -121,7 +121,7 @@ def test_a_wait_above_the_limit_is_refused_until_then() -> None:
 
 
 def test_a_deadline_that_cannot_be_kept_is_refused_at_once() -> None:
-    """A row that would be late is not let in to find that out (checklist 65)."""
+    """A row that would be late is not let in to find that out."""
     assert admit(queue.Queue(), [row(deadline_s=NOW + 0.05)]) is None
     refusal = admit(queue.Queue(), [row(deadline_s=NOW + 0.05)], busy_s=0.04)
     assert refusal is not None
@@ -228,7 +228,7 @@ def test_each_row_that_came_in_has_one_end(trace, fixed_s):
      ([5, 20, 60, 90], 0.01, 0.05)],
 )  # fmt: skip
 def test_at_twice_the_load_few_are_late(lengths, fixed_s, late_share):
-    """At 2x the load nearly all who were admitted are in time (checklist 64, 65).
+    """At 2x the load nearly all who were admitted are in time.
 
     With rows of one length that fill batches evenly it is all of them.
     """

@@ -353,7 +353,8 @@ def test_another_flow_does_not_count_beyond_its_share():
         waiting.take(limits(), NOW)
     ahead = waiting.ahead([row(10, NOW + 1, sequence=9999, flow="modest")])
     assert ahead.before.tokens <= 2 * shares.QUANTUM
-    low = waiting.ahead([row(10, NOW + 1, sequence=9999, flow="low", weight=LOW)])
+    two = [row(10, NOW + 1, sequence=9999 + i, flow="low", weight=LOW) for i in range(2)]
+    low = waiting.ahead(two)  # the second is due when the first has been charged
     assert ahead.before.tokens < low.before.tokens <= (2 + 10 / LOW / shares.QUANTUM) * 128
 
 

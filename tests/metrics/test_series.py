@@ -184,3 +184,36 @@ def test_adapters_of_requests_share_one_label(recorded, registry):
         recorded.adapter_label("english", f"a{number}")
     assert recorded.adapter_label("english", "late") == metrics.OTHER
     assert recorded.adapter_label("english", metrics.INLINE) == metrics.INLINE
+
+
+def test_rows_and_calls_without_a_deadline_have_their_series(recorded, registry):
+    """Rows that were received, queued and ended, and what lanes and queue hold (checklist 70)."""
+    recorded.rows_received(model="english", rows=5)
+    recorded.admitted(model="english", rows=4)
+    recorded.rows_ended(model="english", outcome="answered", rows=3)
+    recorded.queue(model="english", rows=1, tokens=20, delay_s=0.5, running_tokens=30)
+    recorded.call_without_deadline(method="Tag")
+    english = {"model": "english"}
+    assert registry.get_sample_value("bertd_rows_received_total", english) == 5
+    assert registry.get_sample_value("bertd_admitted_total", english) == 4
+    labels = {**english, "outcome": "answered"}
+    assert registry.get_sample_value("bertd_rows_total", labels) == 3
+    assert registry.get_sample_value("bertd_in_flight_tokens", english) == 50
+    labels = {"method": "Tag"}
+    assert registry.get_sample_value("bertd_calls_without_deadline_total", labels) == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "first"), [(0.0, "0.0005"), (0.0005, "0.0005"), (0.0006, "0.001"), (99.0, "+Inf")]
+)
+def test_a_bucket_counts_what_is_at_most_its_bound(registry, seconds, first):
+    """Buckets are cumulative, bounds included, and everything is in the last."""
+    made = metrics.Metrics(registry)
+    made.request(model="m", adapter="", method="Tag", code="OK", seconds=seconds)
+    name = "bertd_request_duration_seconds_bucket"
+    bounds = [*map(str, metrics._SECONDS), "+Inf"]
+    counts = [
+        registry.get_sample_value(name, {"model": "m", "method": "Tag", "le": bound})
+        for bound in bounds
+    ]
+    assert counts == [float(at >= bounds.index(first)) for at in range(len(bounds))]

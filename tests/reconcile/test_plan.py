@@ -139,6 +139,18 @@ def test_labels_and_thresholds_reload_nothing() -> None:
     )
 
 
+def test_another_share_reloads_nothing() -> None:
+    """Another weight is an update of the front alone."""
+    before, after = desired(adapter("a")), desired(adapter("a", weight=4.0))
+    assert planned([after], [running(before)]) == "update output english/a (weight 1.0 -> 4.0)"
+
+
+def test_every_setting_has_a_name() -> None:
+    """Whatever may change without a reload can be shown as the manifest names it."""
+    fields = (*dataclasses.fields(state.Limits), *dataclasses.fields(state.OutputSettings))
+    assert {field.name for field in fields} == set(plan.FIELD_NAMES)
+
+
 def test_new_content_takes_new_output_along() -> None:
     """An adapter whose file and output both change is replaced once."""
     before, after = desired(adapter("a", "d1")), desired(adapter("a", "d2", temperature=2.0))
@@ -247,7 +259,9 @@ def test_revision_names_tell_the_content() -> None:
 
 
 MODELS = st.sampled_from(["english", "german"])
-OUTPUTS = st.fixed_dictionaries({}, optional={"temperature": st.sampled_from([1.0, 2.0])})
+OUTPUTS = st.fixed_dictionaries(
+    {}, optional={"temperature": st.sampled_from([1.0, 2.0]), "weight": st.sampled_from([1.0, 4.0])}
+)
 ADAPTERS = st.dictionaries(
     st.sampled_from("abc"), st.tuples(st.sampled_from(["d1", "d2", None]), OUTPUTS)
 )

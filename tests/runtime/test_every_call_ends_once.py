@@ -19,7 +19,7 @@ class Counted(World):
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
         self.rows: dict[asyncio.Task, int] = {}
-        self.sent = 0
+        self.too_late = 0  # rows of calls whose time was over when they came
 
     async def step(self) -> None:
         """One thing that may happen."""
@@ -47,11 +47,13 @@ class Counted(World):
     def call(self) -> None:
         """A call of a few rows, without time, with some, or with a year."""
         rows = self.random.randint(1, 6)
+        deadline_s = self.random.choice((0.0, 0.05, 0.5, 3.0, 3e7))
+        self.too_late += rows * (deadline_s == 0)
         made = self.bench.call(
             *[1] * rows,
             length=self.random.choice((4, 60, 200)),
             target=self.random.choice(self.revisions),
-            deadline_s=self.random.choice((0.0, 0.05, 0.5, 3.0, 3e7)),
+            deadline_s=deadline_s,
         )
         self.calls.append(made)
         self.rows[made] = rows
@@ -96,6 +98,8 @@ class Counted(World):
             for reason in ("QueueFull", "QueueDelay", "Deadline")
         )
         assert shed == told["refused"]
+        admitted = self.counted("bertd_admitted_total")
+        assert admitted + shed + self.too_late == sum(told.values())
 
 
 def _told(call: asyncio.Task) -> str:

@@ -219,10 +219,7 @@ class Slow(fakes.FakeWorker):
 
 @pytest.mark.parametrize("greedy", [100, 1000])
 async def test_a_flow_at_ten_times_its_share_delays_others_by_a_batch(greedy: int) -> None:
-    """Whoever wants little is in the next batch, whatever another adapter has queued (item 68).
-
-    (checklist 68, counted in batches.)
-    """
+    """Whoever wants little is in the next batch, whatever another adapter has queued."""
     bench = await fakes.started(limits=policy.Limits(max_tokens=400, max_rows=10))
     flood = bench.call(*range(greedy), flow=feeder.Flow("greedy"), deadline_s=1e6)
     await fakes.turn()

@@ -49,7 +49,7 @@ async def test_a_wait_above_the_limit_is_refused_with_its_length() -> None:
 
 
 async def test_a_deadline_that_cannot_be_kept_is_refused_at_once() -> None:
-    """`Deadline` counts every row; the lane is not asked, the queue not touched (checklist 65)."""
+    """`Deadline` counts every row; the lane is not asked, the queue not touched."""
     bench = await loaded()
     with pytest.raises(errors.Overloaded, match="too late for the deadline") as refusal:
         await bench.call(2, 3, deadline_s=0.15)

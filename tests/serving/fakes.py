@@ -88,12 +88,13 @@ class Route:
     base: files.Base | None = None
     allows_inline: bool = False
     content: slots.Content | None = None
+    flow: object = None
     work: Callable[[Sequence[tokenization.Encoded], float], Awaitable[None] | None] = (
         lambda rows, deadline_s: None
     )
     runs: list[Sequence[tokenization.Encoded]] = dataclasses.field(default_factory=list)
 
-    async def run(self, rows, task, deadline_s) -> calls.Ran:
+    async def run(self, rows, task, deadline_s, *, priority=1.0) -> calls.Ran:
         self.runs.append(rows)
         waits = self.work(rows, deadline_s)
         if waits is not None:

@@ -236,6 +236,20 @@ async def test_more_calls_than_the_bound_are_shed_with_pushback(socket):
     assert dict(error.trailing_metadata())["grpc-retry-pushback-ms"] == "100"
 
 
+async def test_calls_are_shed_while_memory_is_short(socket):
+    """Near the limit of memory calls are refused before anything is read (checklist 69)."""
+    short = [True]
+    async with serving(socket, fakes.Route(), is_memory_short=lambda: short[0]) as served:
+        stub, health, daemon = served
+        error = await fakes.refusal(stub.Classify(request()))
+        assert await live_s(health) < 0.1
+        short[0] = False
+        assert (await stub.Classify(request())).results
+        assert daemon.series("shed_total", model="", reason="Memory") == 1
+    assert error.code().name == "UNAVAILABLE"
+    assert dict(error.trailing_metadata())["grpc-retry-pushback-ms"] == "100"
+
+
 async def test_an_operator_is_never_shed(socket):
     """Whoever can end an overload is heard while it lasts."""
     async with (

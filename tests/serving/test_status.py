@@ -137,3 +137,10 @@ def test_a_short_message_is_not_cut():
     """What fits is left as it is."""
     text = "x" * status.LONGEST_MESSAGE_BYTES
     assert status.failure(errors.NotFound(text), remaining_s=None).message == text
+
+
+@pytest.mark.parametrize("text", ["short", "x" * 933, "x" * 934, "ü" * 466, "\ud800 %", "%" * 933])
+def test_a_message_that_fits_is_told_whole(text):
+    """Only what trailers cannot hold is cut, surrogates apart."""
+    told = status.failure(errors.NotFound(text), remaining_s=None).message
+    assert told == text.encode(errors="replace").decode()
