@@ -203,7 +203,7 @@ def _daemon(
             base=base.absolute(),
             adapter=calls.ADAPTER,
             folder=folder.absolute(),
-            patience=60,
+            patience=1,
         )
     )
     with contextlib.ExitStack() as stack:
