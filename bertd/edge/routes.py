@@ -68,6 +68,9 @@ class Route:
         """Length of an embedding."""
         return self.told.dimensions
 
+    def check_open(self, rows: int, *, priority: float = 1.0) -> None:
+        """Refuses nothing: only the front knows."""
+
     async def run(
         self,
         rows: Sequence[tokenization.Encoded],

@@ -12,8 +12,9 @@ from bertd.engine import worker
 
 PR_SET_PDEATHSIG = 1
 # Lanes take every core for as long as a batch lasts; the front needs one for microseconds, at once.
-# Health checks beside full lanes: p99 of 8 ms instead of 10 to 12 (`benchmarks/health.py --nice`).
-NICE = 1
+# Nicer by 1 alone they starve a front that is offered more than it can read, and answers come late
+# that were computed in time (`benchmarks/serving`, MiniLM at twice its peak).
+NICE = 10
 
 
 def main() -> int:

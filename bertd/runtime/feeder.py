@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from bertd import errors, frames, metrics
-from bertd.batching import efficiency, policy, queue, sharing
+from bertd.batching import admission, efficiency, policy, queue, sharing
 from bertd.runtime import calls, dispatcher, gate, lanes, slots
 from bertd.tokenization import tokenizer
 
@@ -143,6 +143,22 @@ class Feeder:
                 call.rows = []
             del call
 
+    def check_open(self, rows: int, flow: Flow) -> None:
+        """Refuses a call before anybody works for it, where that is known to be in vain.
+
+        Raises:
+            errors.Overloaded: a row of this flow was refused just now, and nothing has changed.
+        """
+        if (found := self._gate.closed(flow.name, self._clock())) is not None:
+            self._metrics.rows_received(model=self._model, rows=rows)
+            self._metrics.rows_ended(model=self._model, outcome="refused", rows=rows)
+            raise self._overloaded(found, rows)
+
+    def _overloaded(self, found: admission.Refusal, rows: int) -> errors.Overloaded:
+        self._metrics.shed(model=self._model, reason=found.reason, rows=rows)
+        text = f"model '{self._model}' is overloaded: {found.text}"
+        return errors.Overloaded(text, retry_after_s=found.retry_after_s)
+
     def _submit(
         self,
         encoded: Sequence[tokenizer.Encoded],
@@ -187,9 +203,7 @@ class Feeder:
             self._metrics.expired(model=self._model, rows=len(rows))
             raise errors.Expired("the deadline passed before the call was queued")
         if (found := self._gate.refusal(rows, now_s)) is not None:
-            self._metrics.shed(model=self._model, reason=found.reason, rows=len(rows))
-            text = f"model '{self._model}' is overloaded: {found.text}"
-            raise errors.Overloaded(text, retry_after_s=found.retry_after_s)
+            raise self._overloaded(found, len(rows))
         try:
             self._queue.put(rows)
             self._metrics.admitted(model=self._model, rows=len(rows))
@@ -248,6 +262,7 @@ class Feeder:
         expected_s = self._gate.price.batch_s(row.tokens for row in rows) / threads
         lease = dispatcher.Lease(holder=self, permits=threads, expected_s=expected_s)
         self._lanes.begin(lane, lanes.Running(rows, lease))
+        self._gate.reopen()
         now_s = self._clock()
         for row in rows:
             calls.job(row).started_s = now_s
@@ -276,6 +291,7 @@ class Feeder:
         # First what may raise: the transport then ends the worker, whose rows run again.
         result = frames.decode_result(header, body) if header.kind == frames.Kind.RESULT else None
         done = self._lanes.end(lane)
+        self._gate.reopen()
         if result is not None:
             self._learn(done, result)
         self._device.release(done.lease)

@@ -1,6 +1,6 @@
 """Admission to one revision's queue: what batches cost, what stands ahead, and who may come in."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from bertd.runtime import lanes as worker_lanes
 # A call that comes in by the rough look keeps this much of what is allowed where flows compete:
 # others may come and overtake it.
 CONTENDED_SHARE = 0.5
+CLOSED_S = 0.02  # at most so long what one row was refused for holds for the next of its flow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,7 @@ class Gate:
         self._holder = holder
         self._clock = clock
         self._enough: tuple[policy.Limits, cost.Price, bool, policy.Limits] | None = None
+        self._closed: tuple[Hashable, float, admission.Refusal] | None = None
 
     @property
     def price(self) -> cost.Price:
@@ -83,13 +85,31 @@ class Gate:
         # With nobody ahead even a prediction gone wrong refuses nothing, and is put right.
         if not (len(self._waiting) or self._lanes) or self._is_easy(rows, now_s):
             return None
-        return admission.refusal(
+        found = admission.refusal(
             self._waiting,
             rows,
             now_s=now_s,
             max_queue_delay_s=self.limits.max_queue_delay_s,
             predict=self._predict,
         )
+        if found is not None and found.reason == "QueueDelay":
+            self._closed = (rows[0].flow, now_s + CLOSED_S, found)
+        return found
+
+    def closed(self, flow: Hashable, now_s: float) -> admission.Refusal | None:
+        """Why no row of this flow may come in, whatever its length, if that is known.
+
+        What one was refused for holds for the next: the wait is that of all that stands before
+        them, and grows until a batch is taken.
+        """
+        known = self._closed
+        if known is None or known[0] != flow or now_s >= known[1]:
+            return None
+        return known[2]
+
+    def reopen(self) -> None:
+        """Something changed: a batch was taken, or ended."""
+        self._closed = None
 
     def wait_s(self) -> float:
         """Seconds that a row arriving now would wait."""

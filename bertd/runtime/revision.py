@@ -180,6 +180,14 @@ class Revision:
             raise self._going_away()
         return await self._feeder.run(rows, by, task, deadline_s, flow)
 
+    def check_open(self, rows: int, flow: feeder.Flow) -> None:
+        """Refuses a call of so many rows before it is tokenised, if that is in vain.
+
+        Raises:
+            Overloaded: as `run` would.
+        """
+        self._feeder.check_open(rows, flow)
+
     def set_limits(self, limits: gate.Limits, adapter_bytes: int) -> None:
         """Batching, admission and the memory of adapters from now on."""
         self._feeder.limits = limits

@@ -72,8 +72,15 @@ class Route:
         priority: float = 1.0,
     ) -> Awaitable[calls.Ran]:
         """Computes all rows of one call, with `priority` times its share; see `Revision.run`."""
-        flow = self.flow if priority == 1.0 else self.flow.at(priority)
+        flow = self._flow(priority)
         return self.target.run(rows, self.content or self.lease, task, deadline_s, flow)
+
+    def check_open(self, rows: int, *, priority: float = 1.0) -> None:
+        """Refuses a call before it is tokenised, if that is in vain; see `Revision.check_open`."""
+        self.target.check_open(rows, self._flow(priority))
+
+    def _flow(self, priority: float) -> feeder.Flow:
+        return self.flow if priority == 1.0 else self.flow.at(priority)
 
 
 class Names(Protocol):

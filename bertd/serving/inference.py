@@ -147,6 +147,7 @@ class Inference:
         began_s = self._clock()
         priority = requests.priority(request.options)
         items = requests.read(request.inputs)
+        route.check_open(len(items), priority=priority)
         encode = functools.partial(
             requests.encode,
             items,

@@ -24,7 +24,9 @@ class EngineRoute(fakes.Route):
 
     engine: sessions.Session
 
-    async def run(self, rows, task: frames.Task, deadline_s: float) -> calls.Ran:
+    async def run(
+        self, rows, task: frames.Task, deadline_s: float, *, priority: float = 1.0
+    ) -> calls.Ran:
         slot = self.engine.load_adapter(self.content.path)
         packed = frames.pack_rows(0, [(row.ids, row.type_ids, slot, task) for row in rows])
         found = self.engine.base.runner.run(packed).vectors

@@ -7,7 +7,7 @@ import pytest
 
 from bertd import errors
 from bertd.batching import policy
-from bertd.runtime import gate
+from bertd.runtime import feeder, gate
 from tests.runtime import fakes
 
 YEAR_S = 365 * 24 * 3600.0
@@ -46,6 +46,28 @@ async def test_a_wait_above_the_limit_is_refused_with_its_length() -> None:
     assert shed(bench, "QueueDelay") == 3
     assert len(bench.revision._feeder._queue) == 1
     second.cancel()
+
+
+async def test_what_was_refused_is_refused_again_unread_until_something_changes() -> None:
+    """The next call of the same flow is refused before it is encoded; another flow is looked at."""
+    bench = await loaded(batch_s=0.1, max_queue_delay_s=0.15)
+    own, other = feeder.Flow(), feeder.Flow("other")
+    waiting = [bench.call(2)]
+    await fakes.turn()
+    bench.revision.check_open(1, own)
+    with pytest.raises(errors.Overloaded):
+        await bench.call(3)
+    for _ in range(2):
+        with pytest.raises(errors.Overloaded, match="predicted wait"):
+            bench.revision.check_open(7, own)
+    assert shed(bench, "QueueDelay") == 1 + 2 * 7
+    assert bench.counter("bertd_rows_total", model="m", outcome="refused") == 1 + 2 * 7
+    bench.revision.check_open(1, other)
+    bench.process.finish(0, seconds=0.1)
+    bench.revision.check_open(1, own)
+    await fakes.turn()
+    bench.process.finish(0, seconds=0.1)
+    await asyncio.gather(*waiting)
 
 
 async def test_a_deadline_that_cannot_be_kept_is_refused_at_once() -> None:

@@ -92,7 +92,13 @@ class Route:
     work: Callable[[Sequence[tokenization.Encoded], float], Awaitable[None] | None] = (
         lambda rows, deadline_s: None
     )
+    refusal: Exception | None = None
     runs: list[Sequence[tokenization.Encoded]] = dataclasses.field(default_factory=list)
+
+    def check_open(self, rows, *, priority=1.0) -> None:
+        """Refuses what `refusal` says, before anything is encoded."""
+        if self.refusal is not None:
+            raise self.refusal
 
     async def run(self, rows, task, deadline_s, *, priority=1.0) -> calls.Ran:
         self.runs.append(rows)

@@ -8,6 +8,7 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from bertd import errors
 from bertd.serving import guard
 from bertd.v1 import admin_pb2, admin_pb2_grpc, inference_pb2_grpc
 from bertd.v1 import inference_pb2 as pb
@@ -248,6 +249,16 @@ async def test_calls_are_shed_while_memory_is_short(socket):
         assert daemon.series("shed_total", model="", reason="Memory") == 1
     assert error.code().name == "UNAVAILABLE"
     assert dict(error.trailing_metadata())["grpc-retry-pushback-ms"] == "100"
+
+
+async def test_a_hopeless_call_is_refused_before_it_is_encoded(socket):
+    """Where it is known that a call cannot come in, nobody tokenises it."""
+    full = errors.Overloaded("full", retry_after_s=0.2)
+    route = fakes.Route(refusal=full, tokenizer=fakes.WordTokenizer(on_encode=pytest.fail))
+    async with serving(socket, route) as (stub, _, _):
+        error = await fakes.refusal(stub.Classify(request()))
+    assert error.code().name == "UNAVAILABLE"
+    assert dict(error.trailing_metadata())["grpc-retry-pushback-ms"] == "200"
 
 
 async def test_an_operator_is_never_shed(socket):
