@@ -28,8 +28,8 @@ SHORTEST_PING_INTERVAL_MS = 30_000
 
 # grpc reads and writes in threads of its own. At equal rank each message wakes one that interrupts
 # the event loop, a dozen times a call; below it, they find many messages when it sleeps. Lower
-# (10: a call costs a third less) they also wait for the lanes, which are nicer than the loop by 1:
-# with all on one core refusals then took 14 ms at p99 instead of 8 (`benchmarks/serving`).
+# (10: a call costs a third less) they would wait for the lanes too, which are nicer by 10: a
+# refusal then takes long where all share one core (`benchmarks/serving`).
 THREADS_NICE = 3
 _THREADS = "/proc/self/task"
 

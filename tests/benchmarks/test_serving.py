@@ -239,6 +239,15 @@ def test_recorded_tables_are_those_of_the_recorded_results(path: Path) -> None:
     assert path.with_suffix(".md").read_text() == report.markdown(recorded)
 
 
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
+def test_the_predecessors_table_is_recorded_in_its_shape(path: Path) -> None:
+    """1, 5, 100 and 150 calls at once, for bertd and for the batching predecessor (D15)."""
+    rows = json.loads(path.read_text())["rows"]
+    for contender in ("bertd", "batch-inference"):
+        loads = {row["load"] for row in rows if row["contender"] == contender}
+        assert {f"burst-{calls}" for calls in (1, 5, 100, 150)} <= loads
+
+
 class Canned(asyncio.Protocol):
     """A server of HTTP that always says the same, in two parts, as a network may cut it."""
 
