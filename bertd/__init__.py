@@ -32,7 +32,7 @@ Rooms, from the top; imports go downward only, and CI enforces it:
     families        names and shapes per architecture
     manifest        what may be declared (pure)
     metrics, v1     every metric in one file | generated protocol code
-    addresses, cores, logs, errors
+    addresses, cores, logs, processes, errors
 
 `docs/architecture.md` walks through the flows. `bertd.Client` and `bertd.AsyncClient` are the
 public Python face; `bertd.bitfit` trains and `bertd.batcher` batches without a daemon.

@@ -7,7 +7,6 @@ as soon as the listeners are bound; models become ready one by one, and health t
 import asyncio
 import contextlib
 import functools
-import gc
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -21,7 +20,7 @@ import prometheus_client
 import structlog
 import uvloop
 
-from bertd import addresses, cores, errors, logs, metrics
+from bertd import addresses, cores, errors, logs, metrics, processes
 from bertd.reconcile import control, controller, live, resolving
 from bertd.runtime import desk, devices, dispatcher, edges, inline, memory, router
 from bertd.serving import admin, guard, health, inference, server, sockets
@@ -30,9 +29,6 @@ from bertd.store import blobs, history, lock, objects
 log = structlog.get_logger()
 
 STOP_GRACE_S = 5.0
-# Thousands of adapters are a million objects that stay: with Python's own thresholds every resync
-# would look at all of them several times, and no call is answered for that second.
-COLLECTOR_THRESHOLDS = (10_000, 10, 1_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +64,7 @@ def main(options: Options) -> None:
             hint="add `--listen HOST:PORT`, or leave out `--edges`",
         )
     logs.configure(options.log_format)
-    gc.set_threshold(*COLLECTOR_THRESHOLDS)
+    processes.collect_seldom()
     uvloop.run(_run(options))
 
 

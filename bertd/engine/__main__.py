@@ -1,16 +1,14 @@
 """`python -m bertd.engine --control FD --lanes FD,FD`: started by the front, never by hand."""
 
 import argparse
-import ctypes
 import logging
 import os
-import signal
 import socket
 import sys
 
+from bertd import processes
 from bertd.engine import worker
 
-PR_SET_PDEATHSIG = 1
 # Lanes take every core for as long as a batch lasts; the front needs one for microseconds, at once.
 # Nicer by 1 alone they starve a front that is offered more than it can read, and answers come late
 # that were computed in time (`benchmarks/serving`, MiniLM at twice its peak).
@@ -20,7 +18,7 @@ NICE = 10
 def main() -> int:
     """Serves one revision until the front closes the control socket or dies."""
     options = _options()
-    _die_with(options.parent)
+    processes.die_with(options.parent)
     os.nice(NICE)  # before torch starts threads, which inherit it
     logging.basicConfig(level=logging.INFO, format="worker %(process)d: %(message)s")
     lanes = [socket.socket(fileno=int(fd)) for fd in options.lanes.split(",")]
@@ -35,15 +33,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--lanes", required=True)
     parser.add_argument("--parent", type=int, required=True)
     return parser.parse_args()
-
-
-def _die_with(parent: int) -> None:
-    """Asks the kernel to end this process with the front, and ends it if the front has gone."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C and systemd signal whole groups
-        signal.signal(number, signal.SIG_IGN)
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 if __name__ == "__main__":
